@@ -83,7 +83,9 @@ def read(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     if not file.is_file():
-        missing = "no such folder" if not folder.exists() else f"no {MANIFEST} in it, so no stage of tinyseek finished it"
+        missing = (
+            "no such folder" if not folder.exists() else f"no {MANIFEST} in it, so no stage of tinyseek finished it"
+        )
         raise UserError(f"{folder}: {missing}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -125,7 +127,10 @@ def writing(
     figures: dict[str, Any] = {}
     try:
         partial.mkdir(parents=True)
-        entries = {role: Input((keys or {}).get(role) or key_of(path), _shown(path, folder)) for role, path in (inputs or {}).items()}
+        entries = {
+            role: Input((keys or {}).get(role) or key_of(path), _shown(path, folder))
+            for role, path in (inputs or {}).items()
+        }
         entries |= {role: Input(key, role) for role, key in (keys or {}).items() if role not in entries}
         yield partial, figures
         manifest = Manifest(
@@ -143,7 +148,9 @@ def writing(
         replace_folder(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror}); nothing was changed") from error
+        raise UserError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); nothing was changed"
+        ) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -151,7 +158,11 @@ def writing(
 
 def _shown(path: Path, folder: Path) -> str:
     try:
-        return os.path.relpath(path, folder.parent) if path.resolve().is_relative_to(folder.parent.resolve()) else str(path)
+        return (
+            os.path.relpath(path, folder.parent)
+            if path.resolve().is_relative_to(folder.parent.resolve())
+            else str(path)
+        )
     except (OSError, ValueError):
         return str(path)
 

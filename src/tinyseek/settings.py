@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from tinyseek.errors import UserError
@@ -42,6 +42,41 @@ class Settings(BaseModel):
     def plain(self) -> dict[str, Any]:
         """As plain JSON values, every default written out: what a manifest records and a hash is taken of."""
         return self.model_dump(mode="json")
+
+
+def taken_from(default: Any, description: str) -> Any:
+    """A field that names what a stage is made from: an earlier stage of the recipe, or a path (or a list of them)."""
+    return Field(default, description=description, json_schema_extra={"input": True})
+
+
+def no_effect(default: Any, description: str, **bounds: Any) -> Any:
+    """A field that changes how a stage runs or shows itself, not what it makes, and so stays out of the key."""
+    return Field(default, description=description, json_schema_extra={"no_effect": True}, **bounds)
+
+
+class StageSettings(Settings):
+    """The settings of one stage. The stage's module has `build(settings, folder)`, which writes one artefact."""
+
+    @classmethod
+    def _marked(cls, mark: str) -> list[str]:
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return [name for name, extra in extras.items() if isinstance(extra, dict) and extra.get(mark)]
+
+    def taken(self) -> dict[str, str]:
+        """Role -> stage name or path of everything that the stage is made from; a list gives `role.0`, `role.1`, ..."""
+        roles: dict[str, str] = {}
+        for name in self._marked("input"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                roles[name] = value
+            elif value is not None:
+                roles |= {f"{name}.{index}": entry for index, entry in enumerate(value)}
+        return roles
+
+    def essence(self) -> dict[str, Any]:
+        """The plain settings that decide what is made: without the inputs' names and without what has no effect on it."""
+        left_out = {*self._marked("input"), *self._marked("no_effect")}
+        return {key: value for key, value in self.plain().items() if key not in left_out}
 
 
 def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
@@ -76,7 +111,9 @@ def _fields_at(cls: type[BaseModel], path: list[str]) -> dict[str, FieldInfo]:
     """The fields known below `path` of `cls`, for a suggestion; parts that are no field (a union's tag) are stepped over."""
     models = [cls]
     for part in path:
-        inner = [m for model in models if part in model.model_fields for m in _models_in(model.model_fields[part].annotation)]
+        inner = [
+            m for model in models if part in model.model_fields for m in _models_in(model.model_fields[part].annotation)
+        ]
         tagged = [m for m in models if m.__name__ == part]
         models = inner or tagged or models
     return {name: info for model in models for name, info in model.model_fields.items()}

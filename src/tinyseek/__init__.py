@@ -4,7 +4,8 @@
     model = CausalLM.load(folder)
     tokenizer = Tokenizer.load(folder)
 
-Names are loaded when they are first used, so that `import tinyseek` costs milliseconds and torch is imported only where it is needed.
+Names are loaded when they are first used, so that `import tinyseek` costs milliseconds and torch is imported only
+where it is needed.
 """
 
 from __future__ import annotations

@@ -4,5 +4,6 @@
 class UserError(Exception):
     """Something the user can put right: what is wrong, where (file, line, key), and what to do, in a line or two.
 
-    The command line prints it without a traceback and exits with status 2; any other exception is a bug and keeps its traceback.
+    The command line prints it without a traceback and exits with status 2; any other exception is a bug and keeps
+    its traceback.
     """

@@ -6,9 +6,10 @@ A field states its unit and bounds where it is defined; an unknown key is an err
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,26 +19,31 @@ from pydantic.fields import FieldInfo
 
 from tinyseek.errors import UserError
 
+Where = str | Callable[[list[str]], str]
+
 
 class Settings(BaseModel):
     """The base of every stage's settings: frozen, unknown keys forbidden, plain JSON both ways."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
     @classmethod
-    def read(cls, values: Mapping[str, Any], where: str = "settings") -> Self:
+    def read(cls, values: Mapping[str, Any], where: Where = "settings", at: Sequence[str] = ()) -> Self:
         """Check `values` and build the settings.
 
         Args:
             values: plain nested mappings, as YAML gives them.
-            where: what to name in an error: a file, a stage.
+            where: what to name in an error: a file, a stage; or a function that tells the place of a key's path.
+            at: the path of `values` in what the user wrote, put before every key that an error names.
         Raises:
             UserError: for the first few wrong values, each with its key, and "did you mean" for an unknown key.
         """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UserError(_explain(cls, error, where)) from None
+            raise UserError(_explain(cls, error, where, list(at))) from None
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON values, every default written out: what a manifest records and a hash is taken of."""
@@ -79,25 +85,47 @@ class StageSettings(Settings):
         return {key: value for key, value in self.plain().items() if key not in left_out}
 
 
-def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
-    lines = []
-    for item in error.errors()[:3]:
-        path = [str(part) for part in item["loc"]]
-        key = ".".join(path)
+def _explain(cls: type[BaseModel], error: ValidationError, where: Where, at: list[str]) -> str:
+    """One line a wrong key; the branches of a union (`str | list[str]`) make one line together."""
+    lines: dict[str, str] = {}
+    for item in error.errors():
+        path = _trimmed(cls, [str(part) for part in item["loc"]])
+        key = ".".join([*at, *path])
+        place = where if isinstance(where, str) else where([*at, *path])
         if item["type"] == "extra_forbidden":
             known = list(_fields_at(cls, path[:-1]))
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
-            lines.append(f'{where}: unknown setting "{key}"; {hint}')
+            lines[key] = f'{place}: unknown setting "{key}"; {suggestion(path[-1], known)}'
         else:
             given = item.get("input")
             shown = "" if item["type"] == "missing" or isinstance(given, Mapping) else f" (got {given!r:.80})"
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {key + ': ' if key else ''}{message[:1].lower() + message[1:]}{shown}")
-    more = error.error_count() - len(lines)
-    if more > 0:
-        lines.append(f"... and {more} more")
-    return "\n".join(lines)
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            message = "should be a mapping of settings" if item["type"] == "model_type" else message
+            message = message if message[1:2].isupper() else message[:1].lower() + message[1:]
+            if key in lines:
+                lines[key] = lines[key].removesuffix(shown) + f", or: {message}{shown}"
+            else:
+                lines[key] = f"{place}: {key + ': ' if key else ''}{message}{shown}"
+    most = list(lines.values())[:3]
+    if len(lines) > len(most):
+        most.append(f"... and {len(lines) - len(most)} more")
+    return "\n".join(most)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`did you mean "steps"?`, or what there is when nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(known) or 'none'}"
+
+
+def _trimmed(cls: type[BaseModel], path: list[str]) -> list[str]:
+    """An error's path without what is no key of the user's: the tags of a union's branches."""
+    for end in range(len(path)):
+        above = _fields_at(cls, path[:end])
+        if path[end] in above and not _models_in(above[path[end]].annotation):
+            keys = [part for part in path[end + 1 :] if part.isdigit()]
+            return [*path[: end + 1], *keys]
+    return path
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -119,6 +147,31 @@ def _fields_at(cls: type[BaseModel], path: list[str]) -> dict[str, FieldInfo]:
     return {name: info for model in models for name, info in model.model_fields.items()}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `3e-4` is a number, a date is text, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f'"{key.value}" is given twice', problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:timestamp", _INT, _FLOAT)]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+
 def nested(overrides: Iterable[str]) -> dict[str, Any]:
     """`["pretrain.steps=100", "corpus=my.txt"]` to `{"pretrain": {"steps": 100}, "corpus": "my.txt"}`.
 
@@ -133,17 +186,24 @@ def nested(overrides: Iterable[str]) -> dict[str, Any]:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise UserError(f'"{item}" is no setting; write key=value, for example pretrain.steps=200')
-        try:
-            parsed = yaml.safe_load(value) if value.strip() else ""
-        except yaml.YAMLError:
-            parsed = value
         branch = tree
         for part in parts[:-1]:
             branch = branch.setdefault(part, {})
             if not isinstance(branch, dict):
                 raise UserError(f'"{item}": "{part}" was already given as a plain value')
-        branch[parts[-1]] = parsed
+        branch[parts[-1]] = _value(value)
     return tree
+
+
+def _value(text: str) -> Any:
+    """A value of the command line: YAML where that gives a number, a truth, null, a list or a {mapping}; else the text itself."""
+    try:
+        parsed = yaml.load(text, _Loader)  # a SafeLoader: plain data only
+    except yaml.YAMLError:
+        return text
+    if parsed is None and text.strip() not in ("null", "~"):
+        return text
+    return text if isinstance(parsed, dict) and not text.lstrip().startswith("{") else parsed
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +228,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)  # a SafeLoader: plain data only
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -178,18 +238,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def describe(cls: type[Settings]) -> list[tuple[str, str, str, str]]:
-    """Rows (key, type, default, meaning) of a stage's settings, for --help and documentation."""
+def line_of(path: Path, keys: Sequence[str]) -> int | None:
+    """The line of a YAML file in which the key with this path stands, or its nearest parent; counted from 1."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+    line = None
+    for part in keys:
+        entries = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next(((key, value) for key, value in entries if key.value == part), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def describe(cls: type[Settings], prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Rows (key, type, default, meaning) of a stage's settings, for --help and documentation; nested ones as `model.preset`."""
     rows = []
     for name, info in cls.model_fields.items():
+        inner = [m for m in _models_in(info.annotation) if issubclass(m, Settings)]
+        if len(inner) == 1:
+            rows += describe(inner[0], f"{prefix}{name}.")
+            continue
         default = "required" if info.is_required() else _short(info.get_default(call_default_factory=True))
-        rows.append((name, _type_name(info.annotation, info), default, info.description or ""))
+        rows.append((prefix + name, _type_name(info.annotation, info), default, info.description or ""))
     return rows
 
 
 def _short(value: Any) -> str:
     if isinstance(value, BaseModel):
         return "{...}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "none" if value is None else str(value)
 
 
@@ -208,6 +289,9 @@ def _type_name(annotation: Any, info: FieldInfo | None = None) -> str:
         return "|".join("none" if a is type(None) else _type_name(a) for a in arguments) + bounds
     if origin in (list, tuple):
         return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        return "mapping"
     if origin is typing.Annotated:
         return _type_name(arguments[0])
-    return getattr(annotation, "__name__", str(annotation)) + bounds
+    name = getattr(annotation, "__name__", str(annotation))
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true|false"}.get(name, name) + bounds

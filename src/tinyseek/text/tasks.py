@@ -262,13 +262,13 @@ def _split_groups(
     """Share the units of every group out, round after round, so that each group comes up equally often.
 
     At most a third of a group's units are held out, and only from groups that training has room for: what is asked later
-    was always told, in other words.
+    was always told, in other words (unless there is to be no training at all).
     """
     order = sorted(groups)
     rng.shuffle(order)
     by_lang = [[name for name in order if name.startswith(f"{lang}/")] for lang in ("en", "zh")]
     order = [name for pair in zip_longest(*by_lang) for name in pair if name]
-    covered = order[: wanted["train"]]
+    covered = order[: wanted["train"] or None]
     queues: dict[str, list[list[list[_Task]]]] = {"heldout": [], "train": []}
     for name in order:
         units = [list(tasks) for _, tasks in sorted(groups[name].items())]

@@ -1,0 +1,50 @@
+"""The settings of `eval` and `report`. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tinyseek.settings import StageSettings, no_effect, taken_from
+
+
+class EvalSettings(StageSettings):
+    """What to score, on what."""
+
+    models: list[str] = taken_from(["pretrain", "sft"], "model folders to compare, in the order of their making")
+    data: str | None = taken_from(
+        "data", "text to score: a data folder (its val.jsonl), a .jsonl or a text file; none to skip"
+    )
+    tasks: str | None = taken_from(
+        "tasks", "tasks to ask: a tasks folder (its heldout.jsonl) or a .jsonl of such; none to skip"
+    )
+
+    max_bytes: int = Field(
+        400_000, ge=1, description="bytes of text that are scored; of more, an even choice of documents"
+    )
+    seq_len: int | None = Field(
+        None, ge=2, description="tokens the model sees at once; if none, what it was trained with"
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        description="tokens from one window to the next; smaller gives more context; if none, half of seq_len",
+    )
+    max_tasks: int = Field(1000, ge=1, description="tasks that are asked, the first ones of the file")
+    max_tokens: int = Field(120, ge=1, description="tokens an answer may have, its thought included")
+    batch_size: int = no_effect(64, "tasks answered at a time: lower it when memory runs out", ge=1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = no_effect(
+        "auto", "where to compute; auto is cuda where there is one, else cpu"
+    )
+
+
+class ReportSettings(StageSettings):
+    """What the page shows, in which language."""
+
+    of: list[str] = taken_from(["eval"], "what to report on; everything that these were made from comes in by itself")
+    language: Literal["en", "zh"] = Field("en", description="of the page's own words")
+    title: str = Field("", max_length=200, description="heading of the page; if empty, the name of the run's folder")
+    samples: int = Field(
+        16, ge=0, le=1000, description="questions and answers shown side by side, spread over the kinds"
+    )

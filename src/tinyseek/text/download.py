@@ -1,0 +1,172 @@
+"""A file from the web, once: resumed when the connection breaks, checked against its checksum, kept in a cache.
+
+The checksum is part of the address (`https://host/file.txt#sha256=...`), so that a recipe names exactly one content: nobody
+on the way, and no later edit at the source, can change what a run was made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from tinyseek import __version__
+from tinyseek.errors import UserError
+
+TRIES = 5  # broken connections in a row, without one new byte, before giving up
+BLOCK = 1 << 20
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+def cache_folder() -> Path:
+    """`$TINYSEEK_CACHE`, or `~/.cache/tinyseek`."""
+    return Path(os.environ.get("TINYSEEK_CACHE") or Path.home() / ".cache" / "tinyseek")
+
+
+def split_checksum(address: str) -> tuple[str, str]:
+    """`URL#sha256=HEX` to (URL, hex).
+
+    Raises:
+        UserError: no checksum, or plain http to another machine.
+    """
+    url, fragment = urllib.parse.urldefrag(address)
+    match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
+    if not match:
+        raise UserError(
+            f"{url}: add the file's checksum to the address: {url}#sha256=... (64 hex digits, from sha256sum)"
+        )
+    _check_scheme(url)
+    return url, match.group(1).lower()
+
+
+def fetch(address: str, cache: Path | None = None, wait: Callable[[float], None] = time.sleep) -> Path:
+    """The cached file of an address with a checksum, downloaded when it is not there yet.
+
+    A broken download goes on where it stopped (HTTP Range), within this call and in the next one.
+
+    Args:
+        address: `https://...#sha256=...`; plain http is for this machine only.
+        cache: where to keep it; `cache_folder()` by default.
+        wait: how to pause between tries, in seconds.
+    Raises:
+        UserError: no such file, no connection, another checksum, no space.
+    """
+    url, wanted = split_checksum(address)
+    folder = (cache or cache_folder()) / "downloads"
+    name = re.sub(r"[^\w.-]", "_", Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name)[-80:] or "file"
+    target = folder / f"{wanted[:16]}-{name}"
+    if target.is_file():
+        return target
+    part = target.with_name(target.name + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as stream:
+            _lock(stream, part)
+            resumed = stream.tell() > 0
+            _complete(url, stream, wait)
+            got = _digest(part)
+            if got != wanted and resumed:  # the beginning may be another version's: once more from the first byte
+                stream.truncate(0)
+                _complete(url, stream, wait)
+                got = _digest(part)
+            if got != wanted:
+                part.unlink()
+                raise UserError(f"{url}: the file there has another checksum, sha256={got}; it was not used")
+            stream.flush()
+            os.fsync(stream.fileno())
+            part.replace(target)
+    except OSError as error:
+        raise UserError(f"{error.filename or part}: cannot be written ({error.strerror or error})") from error
+    return target
+
+
+def _complete(url: str, stream: IO[bytes], wait: Callable[[float], None]) -> None:
+    """Append to `stream` until all of `url` is there."""
+    failures = 0
+    while True:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            if _append(url, stream):
+                return
+            trouble = "the connection broke off"
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and before:  # nothing after what is here: whole, or another file; the checksum tells
+                return
+            if error.code not in (408, 429, 500, 502, 503, 504):
+                raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
+            trouble = f"the server answers {error.code} {error.reason}"
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            trouble = str(getattr(error, "reason", None) or error) or type(error).__name__
+        stream.flush()
+        failures = failures + 1 if stream.tell() == before else 1
+        if failures >= TRIES:
+            kept = f"; {stream.tell():,} bytes are kept, run it again to go on" if stream.tell() else ""
+            raise UserError(f"{url}: cannot be downloaded ({trouble}){kept}")
+        wait(min(0.5 * 2**failures, 8.0))
+
+
+def _append(url: str, stream: IO[bytes]) -> bool:
+    """Ask for what is missing and append it. Returns whether the answer came to its end."""
+    start = stream.tell()
+    headers = {"User-Agent": f"tinyseek/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    opener = urllib.request.build_opener(_SafeRedirects)
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", answer.headers.get("Content-Range", ""))
+        if start and not (answer.status == 206 and span and int(span.group(1)) == start):
+            stream.truncate(0)  # the server does not do ranges, and sends all of it
+        length = answer.headers.get("Content-Length")
+        received = 0
+        while block := answer.read(BLOCK):
+            stream.write(block)
+            received += len(block)
+    # A short body ends like a whole one in http.client when it is read in blocks, so the length is compared.
+    return length is None or received == int(length)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _lock(stream: IO[bytes], part: Path) -> None:
+    """Two processes that append to one file would spoil it; the lock goes with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{part}: another process is downloading it; wait for it, then run this again") from None
+
+
+def _check_scheme(url: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        raise UserError(f"{url}: only https:// addresses are downloaded")
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Redirects must stay on https: a checksum protects the content, not who sees the request."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,0 +1,448 @@
+"""The training loop: one, for every stage that learns by gradient descent. Read `train` from top to bottom.
+
+A step is: accumulate the gradient over micro-batches, clip, update, move the experts' balance, report; now and then validate and
+checkpoint. Every sum over tokens is divided by the step's number of targets, whatever micro-batch they fell into, so accumulation
+is the large batch's gradient token for token (as TRL #2175 was not).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinyseek import artifact
+from tinyseek.errors import UserError
+from tinyseek.text.shards import Rows, Sampler
+from tinyseek.train import DivergedError, StoppedError, metrics, state
+from tinyseek.train.device import Setup, settle
+from tinyseek.train.optim import make_optimizer
+from tinyseek.train.options import TrainSettings
+from tinyseek.train.schedule import factor
+
+if TYPE_CHECKING:
+    from tinyseek.model.transformer import CausalLM, Losses
+    from tinyseek.text.tokenizer import Tokenizer
+
+IGNORED = -100
+
+
+class Source(Protocol):
+    """Rows of training data by number: `text.shards.Windows`, `Packed`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Rows: ...
+
+
+@dataclass
+class Batch:
+    """What one optimiser step sees, in equal micro-batches."""
+
+    micro: list[tuple[Tensor, Tensor, Tensor | None]]  # ids, targets, documents, each [B / accumulate, T]
+    targets: int  # tokens that have a target, in all of them
+    tokens: int  # positions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path  # the checkpoint to publish: the last, or the best where early stopping is on
+    progress: state.Progress
+    setup: Setup
+    early: bool  # stopped before its last step
+
+
+def train(
+    model: CausalLM,
+    source: Source,
+    settings: TrainSettings,
+    work: Path,
+    *,
+    val: Source | None = None,
+    made_from: Mapping[str, Any],
+    resume: state.Checkpoint | None = None,
+    flops_per_token: float = 0.0,
+    title: str = "train",
+) -> Outcome:
+    """Train a model until its last step, going on from a checkpoint if one is given.
+
+    Args:
+        model: with fresh weights, or those of `resume.folder`.
+        source, val: rows to learn from, rows to validate on.
+        work: where checkpoints, metrics.jsonl and the loss curve go; the caller holds it (`state.held`).
+        made_from: settings and input keys; recorded, and compared when the run is resumed (`resumable`).
+        flops_per_token: of forward and backward, for the utilisation shown.
+    Raises:
+        StoppedError: the user asked to stop; saved.
+        DivergedError: the loss became NaN or jumped and stayed up.
+        UserError: a device that is not there, a full disk.
+    """
+    steps = settings.total_steps(len(source))
+    work_flops = flops_per_token * steps * settings.batch_size * settings.seq_len
+    setup = settle(settings, resume.setup if resume else None, work_flops, metrics.say)
+    device = torch.device(setup.device)
+    model.to(device).train()
+    state.own_memory(model)
+    optimizer = make_optimizer(model, settings)
+    sampler = Sampler(len(source), settings.batch_size, settings.seed)
+    progress = resume.progress if resume else state.Progress(sampler=sampler.state())
+    torch.manual_seed(settings.seed)
+    if resume:
+        state.restore_optimizer(optimizer, resume)
+        state.set_random_state(resume.rng, device)
+        sampler.restore(progress.sampler)
+        say_differences(resume, setup)
+        progress.changed += [f"step {progress.step}: {change}" for change in state.differences(resume, made_from)]
+    autocast = mixed_precision(setup)
+    saved = resume.folder if resume else None
+
+    def enough() -> bool:
+        return 0 < settings.early_stop <= progress.waited
+
+    with (
+        exact(setup),
+        asked_to_stop() as stop,
+        metrics.Reporter(work, title, progress.step, steps, settings.tensorboard) as report,
+    ):
+        loss = compiled_loss(model, setup, autocast, lambda: fetch(source, np.arange(1), settings, device), report.say)
+        batch = fetch(source, sampler.next(), settings, device)
+        while progress.step < steps and not enough() and not stop.is_set():
+            started = time.perf_counter()
+            rate = settings.lr * factor(progress.step, steps, settings)
+            optimizer.set_lr(rate)
+
+            sums_3 = torch.zeros(3, device=device)  # the losses of the next token, of MTP, of balance
+            for ids_BT, targets_BT, documents_BT in batch.micro:
+                with autocast():
+                    losses = loss(ids_BT, targets_BT, documents_BT, torch.tensor(float(batch.targets), device=device))
+                losses.total.backward()
+                sums_3 += torch.stack((losses.next, losses.mtp, losses.balance)).float()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+
+            done, position = batch, sampler.state()  # the checkpoint of this step draws the next batch again
+            batch = fetch(source, sampler.next(), settings, device)  # while the device is still at work
+            next_loss, mtp, balance, grad_norm = torch.cat(
+                (sums_3, norm.reshape(1))
+            ).tolist()  # the step's one wait for it
+
+            if trouble := spike(next_loss, grad_norm, progress, settings):
+                raise DivergedError(diverged(trouble, progress.step + 1, saved, settings))
+            optimizer.step()
+            optimizer.zero_grad()
+            validate_now = is_due(progress.step + 1, settings.validate_every, steps) and val is not None
+            load = model.expert_load() if validate_now else {}
+            model.update_balance()
+
+            seconds = time.perf_counter() - started
+            progress.step += 1
+            progress.tokens += done.tokens
+            progress.seconds += seconds
+            progress.sampler = position
+            record: dict[str, Any] = {"step": progress.step, "loss": next_loss}
+            record |= {"mtp": mtp} if mtp else {}
+            record |= {"balance": balance} if balance else {}
+            record |= {"lr": rate, "grad_norm": grad_norm, "tokens": progress.tokens, "targets": done.targets}
+            record |= {"tokens_per_s": round(done.tokens / seconds, 1), "seconds": round(progress.seconds, 3)}
+
+            val_loss: float | None = None
+            better = False
+            if validate_now and val is not None:
+                val_loss = validate(model, val, settings, device, autocast)
+                better = note_validation(val_loss, progress)
+                record |= {
+                    "val_loss": val_loss,
+                    "expert_load": {layer: rounded(share) for layer, share in load.items()},
+                }
+            report.step(record, flops_per_token * done.tokens / seconds / setup.peak)
+
+            at_end = progress.step == steps or enough() or stop.is_set()
+            # In the middle of what may become a spike nothing is saved, so that the last checkpoint stays a good one.
+            if at_end or (not progress.streak and (better or is_due(progress.step, settings.save_every, steps))):
+                report.flush()
+                saved = state.save(work, model, optimizer, progress, made_from, setup.plain(), device, val_loss)
+                state.prune(work, settings.keep_last)
+                report.draw()
+
+    if enough():
+        metrics.say(f"stopped early: {progress.waited} validations without a better loss than {progress.best_loss}")
+    elif progress.step < steps:
+        raise StoppedError(
+            f"stopped at step {progress.step} of {steps}; saved in {saved}. The same command goes on from there"
+        )
+    assert saved is not None
+    if settings.early_stop and (best := state.best(work)) is not None:
+        saved = best.folder
+    return Outcome(saved, progress, setup, early=progress.step < steps)
+
+
+def resumable(work: Path, made_from: Mapping[str, Any], settings: TrainSettings) -> state.Checkpoint | None:
+    """The checkpoint to go on from, if there is one and the settings say so.
+
+    Raises:
+        UserError: it belongs to other settings or inputs, and `resume` is auto.
+    """
+    if settings.resume == "fresh":
+        for path in work.glob("*"):
+            if path.name not in ("lock", "log.txt"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return None
+    checkpoint = state.newest(work, metrics.say)
+    if checkpoint is None:
+        return None
+    changes = state.differences(checkpoint, made_from)
+    if changes and settings.resume == "auto":
+        shown = "; ".join(changes[:5]) + ("; ..." if len(changes) > 5 else "")
+        raise UserError(
+            f"{work}: holds a stopped run with other settings ({shown}). Put them back to go on with it, or say resume=changed "
+            "to go on with the new ones, or resume=fresh to start again"
+        )
+    if changes:
+        metrics.say(f"going on with changed settings: {'; '.join(changes)}")
+    metrics.say(f"going on from {checkpoint.folder}")
+    return checkpoint
+
+
+def say_differences(checkpoint: state.Checkpoint, setup: Setup) -> None:
+    """Tell what of the machine's set-up is not as it was, since the result may then differ in the last bits."""
+    if differences := setup.differences(checkpoint.setup):
+        metrics.say(
+            f"note: {'; '.join(differences)}. The weights will be as good, but not bit for bit those of a run never stopped"
+        )
+
+
+def fetch(source: Source, indices: np.ndarray[Any, Any], settings: TrainSettings, device: torch.device) -> Batch:
+    """The rows of those numbers, as tensors on the device, in micro-batches."""
+    rows = source[indices]
+    targets = int((rows.targets_BT != IGNORED).sum())
+    arrays = [rows.ids_BT, rows.targets_BT, *([] if rows.documents_BT is None else [rows.documents_BT])]
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+    if device.type == "cuda":
+        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+    elif device.type != "cpu":
+        tensors = [tensor.to(device) for tensor in tensors]
+    size = math.ceil(len(indices) / settings.accumulate)
+    parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
+    return Batch(
+        [(part[0], part[1], part[2] if len(part) > 2 else None) for part in parts], max(1, targets), tensors[0].numel()
+    )
+
+
+LossFunction = Callable[[Tensor, Tensor, Tensor | None, Tensor], "Losses"]
+
+
+def compiled_loss(
+    model: CausalLM,
+    setup: Setup,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    sample: Callable[[], Batch],
+    say: Callable[[str], None],
+) -> LossFunction:
+    """The model's loss, compiled if that was settled and works here.
+
+    A trial step shows whether it works, before anything depends on it; what the trial touched (buffers, random states, gradients)
+    is put back, so that a resumed run stays exact. Shapes are fixed: a graph for any shape would be another program than the one
+    for the first.
+    """
+    plain: LossFunction = model.loss
+    if not setup.compiled:
+        return plain
+    fast: LossFunction = torch.compile(model.loss, dynamic=False)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    rng = state.random_state(torch.device(setup.device))
+    loss = fast
+    try:
+        batch = sample()
+        ids_BT, targets_BT, documents_BT = batch.micro[0]
+        with autocast():
+            losses = fast(ids_BT, targets_BT, documents_BT, torch.tensor(float(batch.targets), device=ids_BT.device))
+        losses.total.backward()
+    except Exception as error:  # whatever a compiler does wrong here, the run is worth more
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        say(f"not compiled: {reason[:150]}; going on without")
+        loss = plain
+    model.zero_grad(set_to_none=True)
+    state.set_random_state(rng, torch.device(setup.device))
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    return loss
+
+
+def mixed_precision(setup: Setup) -> Callable[[], AbstractContextManager[Any]]:
+    """Autocast to bfloat16 over float32 master weights, or nothing."""
+    if setup.precision == "float32":
+        return nullcontext
+    return lambda: torch.autocast(setup.device, dtype=torch.bfloat16)
+
+
+@torch.no_grad()
+def validate(
+    model: CausalLM,
+    val: Source,
+    settings: TrainSettings,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> float:
+    """The mean cross-entropy of the next token, in nats, over rows spread evenly over the held-out data; always the same rows."""
+    size = settings.batch_size // settings.accumulate
+    count = min(len(val), settings.val_batches * settings.batch_size)
+    chosen = np.linspace(0, len(val) - 1, count).round().astype(np.int64)
+    total, targets = torch.zeros((), device=device, dtype=torch.float64), 0
+    model.eval()
+    try:
+        for start in range(0, count, size):
+            batch = fetch(val, chosen[start : start + size], settings.model_copy(update={"accumulate": 1}), device)
+            with autocast():
+                total += model.loss(*batch.micro[0], torch.tensor(1.0, device=device)).next.double()
+            targets += batch.targets
+    finally:
+        model.train()
+    return float(total.item()) / max(1, targets)
+
+
+def note_validation(val_loss: float, progress: state.Progress) -> bool:
+    """Record a validation; whether it is the best so far."""
+    progress.val_loss = val_loss
+    if progress.best_loss is None or val_loss < progress.best_loss:
+        progress.best_loss, progress.best_step, progress.waited = val_loss, progress.step, 0
+        return True
+    progress.waited += 1
+    return False
+
+
+# Steps that the running mean and deviation of the loss look back over, and steps before they are trusted.
+_MEMORY, _TRUSTED_AFTER = 50, 50
+
+
+def spike(loss: float, grad_norm: float, progress: state.Progress, settings: TrainSettings) -> str | None:
+    """What is wrong with this step's loss, if anything; else the running figures take it in."""
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        return f"the loss is {loss} and the gradient's norm {grad_norm}"
+    if settings.spike_sigma and progress.loss_seen >= _TRUSTED_AFTER:
+        # A floor under the deviation: a loss that has gone quiet may wander by 2 % without being a spike.
+        deviation = max(math.sqrt(progress.loss_var), 0.02 * abs(progress.loss_mean))
+        if loss > progress.loss_mean + settings.spike_sigma * deviation:
+            progress.streak += 1
+            if progress.streak >= settings.spike_steps:
+                limit = f"{progress.loss_mean:.3f} + {settings.spike_sigma:g} deviations"
+                return f"the loss has been above {limit} for {progress.streak} steps"
+            return None
+    progress.streak = 0
+    progress.loss_seen += 1
+    weight = max(1 / _MEMORY, 1 / progress.loss_seen)
+    gap = loss - progress.loss_mean
+    progress.loss_mean += weight * gap
+    progress.loss_var = (1 - weight) * (progress.loss_var + weight * gap * gap)
+    return None
+
+
+def finish(
+    outcome: Outcome,
+    work: Path,
+    folder: Path,
+    kind: str,
+    settings: TrainSettings,
+    inputs: Mapping[str, Path],
+    keys: Mapping[str, str],
+    tokenizer: Tokenizer,
+    figures: Mapping[str, Any],
+) -> None:
+    """Turn a finished run into its artefact: the model, its tokenizer, metrics and curve; then drop the work folder."""
+    with artifact.writing(folder, kind, settings.essence(), inputs=inputs, keys=keys) as (partial, measured):
+        state.copy_model(outcome.folder, partial)
+        tokenizer.save(partial)
+        for name in (metrics.METRICS, metrics.CURVE):
+            shutil.copyfile(work / name, partial / name)
+        if (work / metrics.EVENTS).is_dir():
+            shutil.copytree(work / metrics.EVENTS, partial / metrics.EVENTS)
+        progress, setup = outcome.progress, outcome.setup
+        measured |= {
+            **figures,
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "training_seconds": round(progress.seconds, 1),
+            "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
+            "val_loss": progress.val_loss,
+            "best_val_loss": progress.best_loss,
+            "published_step": state.read(outcome.folder).progress.step,
+            "stopped_early": outcome.early,
+            "setup": setup.plain(),
+        }
+        if progress.changed:
+            measured["changed_on_the_way"] = progress.changed
+    shutil.rmtree(work)
+
+
+def diverged(trouble: str, step: int, saved: Path | None, settings: TrainSettings) -> str:
+    """The message of a run that went wrong."""
+    kept = f"the last good state is kept in {saved}" if saved else "no checkpoint had been saved yet (see save_every)"
+    how = (
+        f"Go on from it with a lower rate: lr={settings.lr / 2:g} resume=changed"
+        if saved
+        else f"Lower lr (now {settings.lr:g})"
+    )
+    return f"step {step}: {trouble}; {kept}. {how}; a longer warmup_steps or a smaller clip also helps"
+
+
+def is_due(step: int, every: int, steps: int) -> bool:
+    """Whether something done each `every` steps, and at the end, is due after `step`."""
+    return step == steps or (every > 0 and step % every == 0)
+
+
+def rounded(shares: Any) -> list[float]:
+    """Shares with four digits, which is enough to look at."""
+    return [round(float(share), 4) for share in shares]
+
+
+@contextmanager
+def exact(setup: Setup) -> Iterator[None]:
+    """The run's number of threads and, on a CPU, only operations that add in a fixed order: without, the backward of an indexing
+    adds in whatever order the threads come, and no run could be repeated bit for bit. Afterwards all is as it was."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(setup.threads)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if setup.device == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that the step under way is finished and saved. A second Ctrl-C ends at once."""
+    stop = threading.Event()
+
+    def handler(number: int, _: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        metrics.say(f"{signal.Signals(number).name}: finishing this step and saving; once more to end without")
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is sent signals
+        yield stop
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

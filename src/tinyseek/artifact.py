@@ -131,7 +131,7 @@ def writing(
     figures: dict[str, Any] = {}
     try:
         recover(folder)
-        _refuse_foreign(folder)
+        refuse_foreign(folder)
         with _claimed(partial):
             entries = {
                 role: Input((keys or {}).get(role) or key_of(path), _shown(path, folder))
@@ -174,8 +174,12 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Replacing deletes, so only a folder that a stage wrote may be replaced: never a home folder given by mistake."""
+def refuse_foreign(folder: Path) -> None:
+    """Replacing deletes, so only a folder that a stage wrote may be replaced: never a home folder given by mistake.
+
+    Raises:
+        UserError: `folder` is a file, or holds files and no manifest.
+    """
     if folder.is_dir() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
         raise UserError(
             f"{folder}: has files in it that no stage of tinyseek wrote; choose another name for the output"
@@ -190,7 +194,7 @@ def _claimed(partial: Path) -> Iterator[None]:
     are taken over and a living one's are not; on the way out what is still there is removed."""
     while True:
         partial.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(partial)
+        descriptor = lock(partial)
         if descriptor is None:
             raise UserError(f"{partial}: another process is writing it; wait for it, or stop it")
         if _is_still(partial, descriptor):
@@ -215,7 +219,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _lock(path: Path) -> int | None:
+def lock(path: Path) -> int | None:
     """A descriptor that holds the file or folder `path` alone, or None when another process does; closing it lets go."""
     if sys.platform == "win32":  # folders cannot be locked there; the run's own lock still stands
         return 0

@@ -44,6 +44,8 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise UserError(_explain(cls, error, where, list(at))) from None
+        except UserError as error:  # from a check of the settings' own, which cannot know where they were written
+            raise UserError(f"{where if isinstance(where, str) else where(list(at))}: {error}") from None
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON values, every default written out: what a manifest records and a hash is taken of."""
@@ -78,6 +80,15 @@ class StageSettings(Settings):
             elif value is not None:
                 roles |= {f"{name}.{index}": entry for index, entry in enumerate(value)}
         return roles
+
+    def resolved(self, path_of: Callable[[str], str]) -> Self:
+        """A copy whose inputs are real paths, by `path_of` from what the recipe calls them."""
+        found: dict[str, Any] = {}
+        for name in self._marked("input"):
+            value = getattr(self, name)
+            if value is not None:
+                found[name] = path_of(value) if isinstance(value, str) else [path_of(entry) for entry in value]
+        return self.model_copy(update=found)
 
     def essence(self) -> dict[str, Any]:
         """The plain settings that decide what is made: without the inputs' names and without what has no effect on it."""
@@ -252,9 +263,13 @@ def line_of(path: Path, keys: Sequence[str]) -> int | None:
 
 
 def describe(cls: type[Settings], prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """Rows (key, type, default, meaning) of a stage's settings, for --help and documentation; nested ones as `model.preset`."""
+    """Rows (key, type, default, meaning) of a stage's settings, for --help and documentation.
+
+    What a stage is made from comes first; the settings of a nested model are `model.preset`.
+    """
     rows = []
-    for name, info in cls.model_fields.items():
+    inputs = cls._marked("input") if issubclass(cls, StageSettings) else []
+    for name, info in sorted(cls.model_fields.items(), key=lambda item: item[0] not in inputs):
         inner = [m for m in _models_in(info.annotation) if issubclass(m, Settings)]
         if len(inner) == 1:
             rows += describe(inner[0], f"{prefix}{name}.")
@@ -271,6 +286,8 @@ def _short(value: Any) -> str:
         return "[" + ", ".join(map(_short, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "none" if value is None else str(value)
 
 

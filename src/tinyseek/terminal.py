@@ -1,0 +1,213 @@
+"""What the command line prints for people: tables, the lineage tree, coloured tokens. Nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyseek import artifact
+from tinyseek.run import Outcome, clock
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tinyseek.model.config import ModelConfig
+    from tinyseek.text.tokenizer import Tokenizer
+
+
+def console() -> Console:
+    """Standard output. Text is printed as it is: `[...]` in it is no markup. A file or pipe gets lines that are not cut."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 140)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> None:
+    """Print aligned columns; those numbered in `right` are set to the right."""
+    from rich.table import Table
+
+    right = set(right)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(head):
+        made.add_column(name, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    console().print(made)
+
+
+def number(value: object) -> str:
+    """`1,234,567`, `0.0123`, `2.10`; other things as they are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value != value or abs(value) >= 1000 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def amount(value: float) -> str:
+    """`671B`, `124M`, `4.1k`: three digits and a letter, as models' sizes are said."""
+    return si(value).replace(" ", "").replace("G", "B")
+
+
+def si(value: float) -> str:
+    """`1.34 T`, `16.4 G`, `768 `: three digits and a prefix, to put a unit after."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f} "
+
+
+def figures(values: Mapping[str, Any], most: int = 5) -> str:
+    """The plain figures of a manifest in a line: `documents 1,189, bits_per_byte 1.72`."""
+    flat: list[str] = []
+
+    def walk(entries: Mapping[str, Any], prefix: str) -> None:
+        for key, value in entries.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{prefix}{key}.")
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                flat.append(f"{prefix}{key} {number(value)}")
+
+    walk(values, "")
+    return ", ".join(flat[:most])
+
+
+def outcomes(done: Sequence[Outcome]) -> None:
+    """The summary at the end of a run."""
+    rows = [
+        (
+            o.stage,
+            "built" if o.why_built else "kept",
+            clock(o.seconds) if o.why_built else "",
+            figures(o.manifest.figures, 3),
+        )
+        for o in done
+    ]
+    rows.append(("in all", "", clock(sum(o.seconds for o in done)), ""))
+    print()
+    table(("stage", "", "time", "figures"), rows, right=[2])
+
+
+def scores(folder: Path) -> None:
+    """The table of an eval folder."""
+    try:
+        models = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["models"]
+    except (OSError, ValueError, KeyError):
+        return
+    rows = []
+    for entry in models:
+        text, tasks = entry.get("text", {}), entry.get("tasks", {})
+        share = f"{100 * tasks['share']:.1f} % ({tasks['right']} of {tasks['total']})" if tasks else ""
+        rows.append((entry["name"], number(text.get("bits_per_byte", "")), number(text.get("perplexity", "")), share))
+    print()
+    table(("model", "bits per byte", "perplexity", "tasks right"), rows, right=[1, 2])
+
+
+def lineage(folder: Path) -> None:
+    """Print where a folder came from as a tree, back to the raw text, with what was measured on the way."""
+    rows = artifact.lineage(folder)
+    seen: set[str] = set()
+    lines: list[tuple[int, str]] = []
+    hidden: int | None = None
+    for index, (depth, role, path, manifest) in enumerate(rows):
+        if hidden is not None and depth > hidden:
+            continue
+        hidden = None
+        role = f"{role}: " if role else ""
+        if manifest is None:
+            parent = next(m for d, _, _, m in reversed(rows[:index]) if d < depth)
+            key = parent.inputs[role.removesuffix(": ")].key if parent else ""
+            missing = "" if path.exists() or ":" in str(path) else "  (no longer there)"
+            lines.append((depth, f"{role}{path}  {key[:19]}{missing}"))
+            continue
+        changed = ""
+        parent = next((m for d, _, _, m in reversed(rows[:index]) if d < depth), None)
+        if parent and parent.inputs[role.removesuffix(": ")].key != manifest.key:
+            changed = "  (built anew since)"
+        if manifest.key in seen:
+            lines.append((depth, f"{role}{path}  (above){changed}"))
+            hidden = depth
+            continue
+        seen.add(manifest.key)
+        facts = figures(manifest.figures)
+        took = f"{manifest.created[:16].replace('T', ' ')} in {clock(manifest.seconds)}"
+        lines.append((depth, f"{role}{path}  {manifest.kind}, {took}{changed}" + (f"\n{facts}" if facts else "")))
+    for index, (depth, text) in enumerate(lines):
+        stem = "".join("│  " if _goes_on(lines, index, level) else "   " for level in range(1, depth))
+        last = not _goes_on(lines, index, depth)
+        first, _, rest = text.partition("\n")
+        print(stem + (("└─ " if last else "├─ ") if depth else "") + first)
+        if rest:
+            below = index + 1 < len(lines) and lines[index + 1][0] > depth
+            print(stem + (("   " if last else "│  ") if depth else "") + ("│    " if below else "     ") + rest)
+
+
+def _goes_on(lines: Sequence[tuple[int, str]], index: int, level: int) -> bool:
+    """Does another line of this level follow before the tree goes back above it?"""
+    for depth, _ in lines[index + 1 :]:
+        if depth <= level:
+            return depth == level
+    return False
+
+
+def tokens(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> None:
+    """A text with each token on a colour of its own; bytes that are no whole character as `<E4>`."""
+    pieces = [tokenizer.token_bytes(token) or tokenizer.decode([token]).encode() for token in ids]
+    shown = []
+    for piece in pieces:
+        try:
+            word = piece.decode()
+        except UnicodeDecodeError:
+            word = "".join(f"<{byte:02X}>" for byte in piece)
+        shown.append(word.replace("\n", "⏎\n").replace("\t", "⇥"))
+    if sys.stdout.isatty():
+        from rich.text import Text
+
+        colours = ("on dark_blue", "on dark_green", "on dark_red", "on purple4", "on dark_cyan")
+        line = Text()
+        for index, word in enumerate(shown):
+            line.append(word, style=f"white {colours[index % len(colours)]}")
+        console().print(line, soft_wrap=True)
+    else:
+        print("|".join(shown))
+    size = len(text.encode())
+    rate = f", {size / len(ids):.2f} bytes a token" if ids else ""
+    print(f"{len(ids):,} tokens, {len(text):,} characters, {size:,} bytes{rate}")
+
+
+def parameters(name: str, config: ModelConfig) -> None:
+    """The parameter table of a model, and what it costs to run."""
+    from tinyseek.model.counts import count
+
+    counted = count(config)
+    print(f"{name}: {config.model_type}, context {config.max_position_embeddings:,} tokens\n")
+    rows = [(row.name, f"{row.parameters:,}", f"{row.active:,}") for row in counted.rows]
+    rows.append(("total", f"{counted.total:,}", f"{counted.active:,}"))
+    if counted.mtp:
+        rows.append(("multi-token prediction, in training only", f"{counted.mtp:,}", ""))
+    table(("part", "parameters", "active a token"), rows, right=[1, 2])
+    context = config.max_position_embeddings
+    flops, cache = counted.flops_per_token(context), counted.cache_bytes_per_token()
+    print(
+        f"\n{amount(counted.total)} parameters, {amount(counted.active)} active a token; {si(2 * counted.total)}B of weights in bfloat16"
+    )
+    print(f"{si(flops)}FLOP a token forward over the full context, three times that in training")
+    print(f"cache in bfloat16: {cache:,} bytes a token, {si(cache * context)}B for the full context")
+
+
+def settings_help(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """The rows of `settings.describe` as indented text: key=default, type, meaning."""
+    width = max(60, min(110, shutil.get_terminal_size().columns))
+    lines = []
+    for key, kind, default, meaning in rows:
+        head = f"  {key}" if default == "required" else f"  {key}={default}"
+        lines.append(f"{head:<34}  {kind}")
+        lines += textwrap.wrap(meaning, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinyseek.model.config import ModelConfig
 
 METRICS, CURVE, EVENTS = "metrics.jsonl", "loss.png", "tensorboard"
-_LINE_EVERY = 10.0  # seconds between plain lines
+_LINE_EVERY, _DRAW_EVERY = 10.0, 30.0  # seconds between plain lines, between pictures
 
 
 def say(line: str) -> None:
@@ -92,6 +92,7 @@ class Reporter:
         self._task: Any = None
         self._first_step, self._started = step, time.monotonic()
         self._said = self._started - _LINE_EVERY + 1.0  # the first line after a second, to show that it moves
+        self._drawn = self._started
         self._rate = 0.0
 
     def __enter__(self) -> Reporter:
@@ -109,7 +110,7 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
         self._file.close()
-        self.draw()  # also when the run went wrong: the curve shows how
+        draw(self.work / METRICS, self.work / CURVE, self.title)  # also when the run went wrong: the curve shows how
         if self._events is not None:
             self._events.close()
 
@@ -152,8 +153,10 @@ class Reporter:
         return f"loss {record['loss']:.4f}{validation}  {record['tokens_per_s']:,.0f} tokens/s{share}  {duration(left)} left"
 
     def draw(self) -> None:
-        """The loss curve so far."""
-        draw(self.work / METRICS, self.work / CURVE, self.title)
+        """The loss curve so far, if the last picture of it is a while old: a drawing takes a fifth of a second."""
+        if time.monotonic() - self._drawn >= _DRAW_EVERY:
+            draw(self.work / METRICS, self.work / CURVE, self.title)
+            self._drawn = time.monotonic()
 
     def flush(self) -> None:
         """Put what was written on the disk itself: before a checkpoint, which promises these records."""

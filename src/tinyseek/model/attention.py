@@ -18,7 +18,8 @@ from tinyseek.model.rope import rotate, softmax_scale
 
 
 class KeyValueCache(Protocol):
-    """What attention asks of a cache. The cached tensors are [B, S, ...]: keys and values a head, or MLA's latent and rotary key."""
+    """What attention asks of a cache. The cached tensors are [B, S, ...]: keys and values a head, or MLA's latent and rotary
+    key."""
 
     def extend(self, layer: int, *new: Tensor) -> tuple[Tensor, ...]:
         """Append each of `new` [B, T, ...] to the layer's cache and return all that is cached, in the same order."""
@@ -170,7 +171,8 @@ class LatentAttention(nn.Module):
 
 
 def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:
-    """bool [1, 1, T, S]: the T queries are the last of the S positions; each sees itself and what came before, within the window."""
+    """bool [1, 1, T, S]: the T queries are the last of the S positions; each sees itself and what came before, within the
+    window."""
     query_T = torch.arange(keys - queries, keys, device=device)[:, None]
     key_S = torch.arange(keys, device=device)
     seen = key_S <= query_T

@@ -3,8 +3,8 @@
     config.json  generation_config.json  model.safetensors        or, when large, model-00001-of-00003.safetensors and an index
     mtp/model.safetensors                                          multi-token prediction, aside, so that others need not know it
 
-transformers would report MTP tensors in the main file as unexpected (its rule for them knows layer 61 alone), so they lie in a folder
-of their own, and config.json says `num_nextn_predict_layers: 0` to others.
+transformers would report MTP tensors in the main file as unexpected (its rule for them knows layer 61 alone), so they lie in a
+folder of their own, and config.json says `num_nextn_predict_layers: 0` to others.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _read(
                     f"{folder}: {there} is {list(read[there].shape)}, but config.json makes it {list(shape)}"
                 )
         if parts:
-            state[name] = interchange.assemble(config, name, [read.pop(there) for there, _ in parts])
+            state[name] = interchange.assemble(name, [read.pop(there) for there, _ in parts])
     return state
 
 

@@ -1,8 +1,8 @@
 """How our configs and tensors are called in Hugging Face checkpoints, both ways. No files here: see `checkpoint`.
 
-transformers 5 reads `rope_parameters` and `dtype`; transformers 4 and Ollama read `rope_theta`, `rope_scaling` and `torch_dtype`. Both are
-written. Experts are stacked in memory and one tensor each on disk, which transformers 4 and 5, vLLM and Ollama all take. GPT-2 keeps its
-matrices as [in, out] and its three projections in one.
+transformers 5 reads `rope_parameters` and `dtype`; transformers 4 and Ollama read `rope_theta`, `rope_scaling` and
+`torch_dtype`. Both are written. Experts are stacked in memory and one tensor each on disk, which transformers 4 and 5, vLLM
+and Ollama all take. GPT-2 keeps its matrices as [in, out] and its three projections in one.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def wanted(config: ModelConfig, shapes: Mapping[str, torch.Size]) -> dict[str, l
     return out
 
 
-def assemble(config: ModelConfig, name: str, parts: Iterable[Tensor]) -> Tensor:
+def assemble(name: str, parts: Iterable[Tensor]) -> Tensor:
     """One of our tensors out of the checkpoint's, in the order that `wanted` lists them."""
     tensors = list(parts)
     if name.endswith("experts.gate_up_proj"):

@@ -1,8 +1,8 @@
 """Cross-entropy straight from hidden states, without ever holding the logits of a batch.
 
-A batch of 4,096 tokens over a vocabulary of 6,400 would be 105 MB of logits, written and read several times. Here a block of rows at
-a time is multiplied out, turned into its gradient in place and multiplied back while it is still in the processor's cache. The idea
-is Liger-Kernel's (arXiv 2410.10989).
+A batch of 4,096 tokens over a vocabulary of 6,400 would be 105 MB of logits, written and read several times. Here a block of
+rows at a time is multiplied out, turned into its gradient in place and multiplied back while it is still in the processor's
+cache. The idea is Liger-Kernel's (arXiv 2410.10989).
 """
 
 from __future__ import annotations
@@ -67,5 +67,7 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-    total: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, block)
+    total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, targets_N, block
+    )
     return total

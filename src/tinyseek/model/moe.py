@@ -74,7 +74,8 @@ class Router(nn.Module):
         choice = chosen_NA.reshape(sequences, -1)
         counts_BE.scatter_add_(1, choice, torch.ones_like(choice, dtype=torch.float32))
         frequency_BE = counts_BE * (self.experts / choice.shape[1])
-        return (frequency_BE * scores_BTE.mean(1)).sum(-1)
+        losses_B: Tensor = (frequency_BE * scores_BTE.mean(1)).sum(-1)
+        return losses_B
 
     @torch.no_grad()
     def count(self, chosen_NA: Tensor) -> None:
@@ -158,11 +159,12 @@ class Experts(nn.Module):
         order_M = chosen_NA.flatten().argsort(stable=True)  # M = N * A visits, sorted by expert
         counts = torch.bincount(chosen_NA.flatten(), minlength=self.gate_up_proj.shape[0]).tolist()
         x_MD = x_ND.index_select(0, order_M // active)
-        gate_up, down = self.gate_up_proj, self.down_proj
+        gate_up: Tensor = self.gate_up_proj
+        down: Tensor = self.down_proj
         if torch.is_autocast_enabled(x_ND.device.type):
             dtype = torch.get_autocast_dtype(x_ND.device.type)
             x_MD, gate_up, down = x_MD.to(dtype), gate_up.to(dtype), down.to(dtype)
-        out_MD = GroupedMLP.apply(x_MD, gate_up, down, counts)
+        out_MD: Tensor = GroupedMLP.apply(x_MD, gate_up, down, counts)  # type: ignore[no-untyped-call]
         back_M = order_M.argsort()  # where each token's visits went
         visits_NAD = out_MD.index_select(0, back_M).unflatten(0, (-1, active))
         return torch.einsum("nad,na->nd", visits_NAD, weights_NA.to(visits_NAD.dtype)).to(x_ND.dtype)

@@ -18,7 +18,8 @@ _MINI_DEEPSEEK = {
 }
 
 PRESETS: dict[str, ModelConfig] = {
-    # Ours. `quickstart` learns English in minutes on two cores; `bench` is the shape that the benchmarks quote; `mini` takes a night.
+    # Ours. `quickstart` learns English in minutes on two cores; `bench` is the shape that the benchmarks quote; `mini` takes a
+    # night.
     "quickstart": ModelConfig(
         **_MINI_DEEPSEEK,
         vocab_size=4096,

@@ -1,7 +1,7 @@
 """Rotary position embedding, with the stretched frequencies of YaRN, linear scaling and Llama 3.
 
-A pair of numbers at position t is turned by the angle t * frequency, so that a query and a key meet only through the distance between
-them. Sources: RoFormer (arXiv 2104.09864); YaRN (arXiv 2309.00071); DeepSeek-V2 report, section 2.1.3.
+A pair of numbers at position t is turned by the angle t * frequency, so that a query and a key meet only through the distance
+between them. Sources: RoFormer (arXiv 2104.09864); YaRN (arXiv 2309.00071); DeepSeek-V2 report, section 2.1.3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinyseek.model.config import ModelConfig, RopeScaling
 def frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     """The angle a position turns each pair by, float32 [rotary_dim / 2], and the factor on the rotated numbers."""
     dim = config.rotary_dim
-    plain = config.rope_theta ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    plain: Tensor = config.rope_theta ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     scaling = config.rope_scaling
     if scaling is None:
         return plain, 1.0
@@ -67,7 +67,7 @@ def _yarn_temperature(scaling: RopeScaling) -> float:
 
 def softmax_scale(config: ModelConfig) -> float:
     """1 / sqrt(K), with DeepSeek's mscale squared under YaRN (`mscale_all_dim`)."""
-    scale = config.qk_dim**-0.5
+    scale = float(config.qk_dim**-0.5)
     scaling = config.rope_scaling
     if config.mla and scaling is not None and scaling.rope_type == "yarn" and scaling.mscale_all_dim:
         scale *= mscale(scaling.factor, scaling.mscale_all_dim) ** 2
@@ -86,8 +86,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
     Args:
         x: [..., T, K] or [..., T, H, K]; cos and sin broadcast against [..., K / 2].
-        interleaved: pairs are (0, 1), (2, 3), ... as in DeepSeek's weights, or (0, K/2), (1, K/2 + 1), ... as in Llama's. Both come
-            out as two halves: queries and keys meet in a product that does not care about the order.
+        interleaved: pairs are (0, 1), (2, 3), ... as in DeepSeek's weights, or (0, K/2), (1, K/2 + 1), ... as in Llama's.
+            Both come out as two halves: queries and keys meet in a product that does not care about the order.
     """
     if interleaved:
         pairs = x.unflatten(-1, (-1, 2))

@@ -30,13 +30,15 @@ class Cache(KeyValueCache, Protocol):
         ...
 
     def mask(self, new: int, window: int | None = None) -> Tensor | None:
-        """bool [B or 1, 1, T, S]: where the next `new` tokens may look among all S = cached + new; none if everywhere they should."""
+        """bool [B or 1, 1, T, S]: where the next `new` tokens may look among all S = cached + new; none if everywhere they
+        should."""
         ...
 
 
 @dataclass
 class Losses:
-    """A batch's losses in nats. Each is a sum over the batch divided by one denominator, so that those of micro-batches add up."""
+    """A batch's losses in nats. Each is a sum over the batch divided by one denominator, so that those of micro-batches add
+    up."""
 
     total: Tensor  # what to differentiate: next + weight * mtp + weight * balance
     next: Tensor  # cross-entropy of the next token
@@ -48,7 +50,8 @@ class Losses:
 
 
 class Model(nn.Module):
-    """Embedding, blocks and the last norm: everything below the head. Parameter names are the Hugging Face Llama's and DeepSeek's."""
+    """Embedding, blocks and the last norm: everything below the head. Parameter names are the Hugging Face Llama's and
+    DeepSeek's."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -143,9 +146,9 @@ class CausalLM(nn.Module):
 
         Args:
             targets_BT: the token after each position, or -100 where nothing is to be learned.
-            denominator: what sums over tokens are divided by; default the number of targets. With accumulation it is the number of
-                targets of all micro-batches together, so that their gradients add up to the large batch's exactly: cross-entropy
-                by tokens, the balance loss by each sequence's share of the targets.
+            denominator: what sums over tokens are divided by; default the number of targets. With accumulation it is the
+                number of targets of all micro-batches together, so that their gradients add up to the large batch's exactly:
+                cross-entropy by tokens, the balance loss by each sequence's share of the targets.
         """
         config = self.config
         hidden_BTD, balances, context = self.hidden(ids_BT, documents_BT)

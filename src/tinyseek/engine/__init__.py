@@ -1,0 +1,1 @@
+"""Running a model: the cache, sampling, and generation for one prompt or many."""

@@ -200,7 +200,7 @@ def _read_stage(name: str, values: Any, top: Recipe, place: Callable[[list[str]]
     kind = values.pop("kind", name)
     if kind not in KINDS:
         asked = (
-            f'"{kind}" is no kind of stage' if kind != name else f'"{name}" is no kind of stage; give it `kind:`, or'
+            f'"{kind}" is no kind of stage;' if kind != name else f'"{name}" is no kind of stage; give it `kind:`, or'
         )
         raise UserError(f"{place(at)}: {asked} {suggestion(str(kind), KINDS)}")
     found = KINDS[kind].settings_class()

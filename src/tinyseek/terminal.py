@@ -195,9 +195,8 @@ def parameters(name: str, config: ModelConfig) -> None:
     table(("part", "parameters", "active a token"), rows, right=[1, 2])
     context = config.max_position_embeddings
     flops, cache = counted.flops_per_token(context), counted.cache_bytes_per_token()
-    print(
-        f"\n{amount(counted.total)} parameters, {amount(counted.active)} active a token; {si(2 * counted.total)}B of weights in bfloat16"
-    )
+    sizes = f"{amount(counted.total)} parameters, {amount(counted.active)} active a token"
+    print(f"\n{sizes}; {si(2 * counted.total)}B of weights in bfloat16")
     print(f"{si(flops)}FLOP a token forward over the full context, three times that in training")
     print(f"cache in bfloat16: {cache:,} bytes a token, {si(cache * context)}B for the full context")
 

@@ -16,7 +16,7 @@ import unicodedata
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -36,6 +36,7 @@ from tinyseek.text.sources import Document, Reading, SourceSettings, corpus_key,
 
 BATCH_CHARS = 256_000  # what a worker gets at a time: its arrays of 2 MB stay in the cache
 BATCH_DOCUMENTS = 2_048
+LINE = json.JSONEncoder(ensure_ascii=False)
 SHOWN = 300  # characters of a dropped document in the report
 
 NEWLINES = re.compile("\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -72,9 +73,9 @@ class DataSettings(SourceSettings):
         description="tidy: no blanks at line ends, at most one blank line, odd spaces made plain; collapse: runs of "
         "blanks made one, too; keep: as it is",
     )
-    min_chars: int = Field(20, ge=1, description="documents with fewer characters are dropped")
+    min_chars: int = Field(10, ge=1, description="documents with fewer characters are dropped")
     max_symbols: float = Field(
-        0.4, ge=0, le=1, description="largest share of punctuation and symbols among visible characters"
+        0.5, ge=0, le=1, description="largest share of punctuation and symbols among visible characters"
     )
     max_long_words: float = Field(
         0.3, ge=0, le=1, description="largest share of characters in words of over 40 letters"
@@ -112,23 +113,31 @@ class Count:
     documents: int = 0
     bytes: int = 0
 
-    def add(self, size: int) -> None:
-        self.documents += 1
+    def add(self, size: int, documents: int = 1) -> None:
+        self.documents += documents
         self.bytes += size
 
 
 @dataclass
-class Examined:
-    """What a worker found out about one document."""
+class Batch:
+    """Some documents on their way to a worker. Columns, because objects cost more to send than their text."""
 
-    source: str
-    bytes_read: int
-    bytes_clean: int
-    dropped: str  # the step that drops it, or ""
-    why: str
-    shown: str  # its beginning, if dropped
-    line: bytes  # its line of the output, if kept
-    digest: int
+    texts: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Examined:
+    """What a worker found out about each document of a batch."""
+
+    sources: list[str]
+    bytes_read: NDArray[np.int64]
+    bytes_clean: NDArray[np.int64]
+    dropped: dict[int, tuple[str, str, str]]  # index -> the step that drops it, its figure, its beginning
+    lines: list[bytes]  # its line of the output; empty if dropped
+    digests: NDArray[np.uint64]
+    signatures: NDArray[np.uint8]  # [n, 120]
+    comparable: NDArray[np.bool_]  # whether there are words to compare at all
 
 
 def normalise(text: str, unicode: str = "NFC", whitespace: str = "tidy") -> str:
@@ -147,38 +156,32 @@ def normalise(text: str, unicode: str = "NFC", whitespace: str = "tidy") -> str:
     return BLANK_LINES.sub("\n\n", text).strip()
 
 
-def examine(
-    batch: list[Document], settings: DataSettings
-) -> tuple[list[Examined], NDArray[np.uint8], NDArray[np.bool_]]:
-    """All that can be said of each document by itself.
-
-    Returns:
-        What was found, MinHash signatures [n, 120], and which documents have words to compare at all.
-    """
-    texts = [normalise(document.text, settings.unicode, settings.whitespace) for document in batch]
+def examine(batch: Batch, settings: DataSettings) -> Examined:
+    """All that can be said of each document by itself."""
+    texts = [normalise(text, settings.unicode, settings.whitespace) for text in batch.texts]
+    n = len(texts)
     characters = minhash.Characters.of(texts)
     shingles = minhash.shingles(characters)
     visible = np.maximum(characters.lengths - characters.count(minhash.SPACE), 1)
-    symbols = characters.count(minhash.SYMBOL) / visible
-    long_words = shingles.long_letters / visible
-    repeated = minhash.repetition(shingles) if settings.max_repetition < 1 else np.zeros(len(texts))
-    results = []
-    for index, (document, text) in enumerate(zip(batch, texts, strict=True)):
+    symbols = (characters.count(minhash.SYMBOL) / visible).tolist()
+    long_words = (shingles.long_letters / visible).tolist()
+    repeated = (minhash.repetition(shingles) if settings.max_repetition < 1 else np.zeros(n)).tolist()
+    dropped, lines = {}, []
+    digests, bytes_clean = np.zeros(n, np.uint64), np.zeros(n, np.int64)
+    for index, (source, text) in enumerate(zip(batch.sources, texts, strict=True)):
         encoded = text.encode()
-        dropped, why = _failing(settings, len(text), symbols[index], long_words[index], repeated[index])
-        line = (
-            b""
-            if dropped
-            else json.dumps({"text": text, "source": document.source}, ensure_ascii=False).encode() + b"\n"
-        )
-        digest = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
-        size = len(document.text.encode("utf-8", "surrogatepass"))
-        results.append(
-            Examined(document.source, size, len(encoded), dropped, why, text[:SHOWN] if dropped else "", line, digest)
-        )
+        bytes_clean[index] = len(encoded)
+        step, why = _failing(settings, len(text), symbols[index], long_words[index], repeated[index])
+        if step:
+            dropped[index] = step, why, text[:SHOWN]
+            lines.append(b"")
+        else:
+            digests[index] = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+            lines.append(LINE.encode({"text": text, "source": source}).encode() + b"\n")
+    bytes_read = np.fromiter((len(text.encode("utf-8", "surrogatepass")) for text in batch.texts), np.int64, n)
     wanted = settings.near_duplicates is not None
-    signatures = minhash.signatures(shingles) if wanted else np.zeros((len(texts), 0), np.uint8)
-    return results, signatures, shingles.words > 0
+    signatures = minhash.signatures(shingles) if wanted else np.zeros((n, 0), np.uint8)
+    return Examined(batch.sources, bytes_read, bytes_clean, dropped, lines, digests, signatures, shingles.words > 0)
 
 
 def _failing(settings: DataSettings, chars: int, symbols: float, long_words: float, repeated: float) -> tuple[str, str]:
@@ -211,8 +214,8 @@ def build(settings: DataSettings, folder: Path) -> None:
             work = partial(examine, settings=settings)
             batches = _batches(read_documents(settings, reading))
             with progress("cleaning", 0) as update:
-                for examined, signatures, comparable in in_order(work, batches, settings.workers):
-                    cleaning.take(examined, signatures, comparable)
+                for examined in in_order(work, batches, settings.workers):
+                    cleaning.take(examined)
                     update(reading.bytes_read, f"{cleaning.kept:,} documents kept")
             cleaning.finish(reading)
         report = cleaning.report(reading)
@@ -230,6 +233,7 @@ class _Cleaning:
         self.normalised = 0  # bytes
         self.dropped = {step: Count() for step in STEPS}
         self.splits = (Count(), Count())
+        self.written = [0, 0]  # bytes
         self.samples: dict[str, list[dict[str, Any]]] = {step: [] for step in STEPS}
         self.chance = random.Random(settings.seed)
         self.digests: tuple[set[int], set[int]] = (set(), set())  # the older half, and the newer
@@ -241,29 +245,41 @@ class _Cleaning:
     def kept(self) -> int:
         return len(self.numbers)
 
-    def take(self, examined: list[Examined], signatures: NDArray[np.uint8], comparable: NDArray[np.bool_]) -> None:
+    def take(self, batch: Examined) -> None:
         first = self.read.documents
+        self.read.add(int(batch.bytes_read.sum()), len(batch.sources))
+        self.normalised += int(batch.bytes_clean.sum())
+        sizes = batch.bytes_clean.tolist()
         fresh = []
-        for index, document in enumerate(examined):
-            self.read.add(document.bytes_read)
-            self.normalised += document.bytes_clean
-            if document.dropped:
-                self._drop(document, document.dropped, document.why)
-            elif self.settings.exact_duplicates and self._seen(document.digest):
-                self._drop(document, "exact duplicates", "")
+        for index, digest in enumerate(batch.digests.tolist()):
+            source, size = batch.sources[index], sizes[index]
+            if index in batch.dropped:
+                step, why, shown = batch.dropped[index]
+                self._drop(step, size, source, why, shown)
+            elif self.settings.exact_duplicates and self._seen(digest):
+                self._drop("exact duplicates", size, source, "the same text came before", batch.lines[index])
             else:
                 fresh.append(index)
-        repeats = dict.fromkeys(fresh, (-1, 0.0))
         if self.settings.near_duplicates is not None:
-            rows = np.array([index for index in fresh if comparable[index]], np.int64)
-            originals, alike = self.near.add(signatures[rows], first + rows)
-            repeats |= dict(zip(rows.tolist(), zip(originals.tolist(), alike.tolist(), strict=True), strict=True))
+            rows = np.array([index for index in fresh if batch.comparable[index]], np.int64)
+            originals, alike = self.near.add(batch.signatures[rows], first + rows)
+            for place in np.flatnonzero(originals >= 0).tolist():
+                index, why = int(rows[place]), f"{alike[place]:.0%} alike"
+                self._drop(
+                    "near duplicates",
+                    sizes[index],
+                    batch.sources[index],
+                    why,
+                    batch.lines[index],
+                    int(originals[place]),
+                )
+            repeats = set(rows[originals >= 0].tolist())
+            fresh = [index for index in fresh if index not in repeats]
+        # SplitMix64 of the text's digest: the same text falls on the same side, wherever it stands.
+        chances = minhash.mix(batch.digests ^ np.uint64(self.settings.seed)) / 2.0**64
+        held_out = ((chances < self.settings.val_fraction) & (self.settings.val_split == "hash")).tolist()
         for index in fresh:
-            original, similarity = repeats[index]
-            if original >= 0:
-                self._drop(examined[index], "near duplicates", f"{similarity:.0%} alike", original)
-            else:
-                self._keep(examined[index], first + index)
+            self._keep(batch.lines[index], sizes[index], first + index, held_out[index])
 
     def _seen(self, digest: int) -> bool:
         """Whether an earlier document has this digest; it is remembered where none has."""
@@ -275,26 +291,22 @@ class _Cleaning:
         newer.add(digest)
         return False
 
-    def _keep(self, document: Examined, number: int) -> None:
-        # SplitMix64 of the text's digest: the same text falls on the same side, wherever it stands.
-        mixed = minhash.mix(np.array([document.digest ^ self.settings.seed], np.uint64))[0]
-        by_chance = self.settings.val_split == "hash" and int(mixed) < self.settings.val_fraction * 2**64
-        file = self.files[by_chance]
+    def _keep(self, line: bytes, size: int, number: int, held_out: bool) -> None:
         self.numbers.append(number)
-        self.begins.append(file.tell() * 2 + by_chance)
-        self.sizes.append(document.bytes_clean)
-        self.splits[by_chance].add(document.bytes_clean)
-        file.write(document.line)
+        self.begins.append(self.written[held_out] * 2 + held_out)
+        self.sizes.append(size)
+        self.splits[held_out].add(size)
+        self.written[held_out] += len(line)
+        self.files[held_out].write(line)
 
-    def _drop(self, document: Examined, step: str, why: str, original: int = -1) -> None:
+    def _drop(self, step: str, size: int, source: str, why: str, text: str | bytes, original: int = -1) -> None:
         count, chosen = self.dropped[step], self.samples[step]
-        count.add(document.bytes_clean)
+        count.add(size)
         # A reservoir: each dropped document has the same chance to be shown.
         place = count.documents - 1 if len(chosen) < self.settings.samples else self.chance.randrange(count.documents)
         if place < self.settings.samples:
-            shown = document.shown or json.loads(document.line)["text"][:SHOWN]
-            entry = {"source": document.source, "text": shown, "why": why or STEPS[step], "original": original}
-            chosen[place : place + 1] = [entry]
+            shown = text if isinstance(text, str) else json.loads(text)["text"][:SHOWN]
+            chosen[place : place + 1] = [{"source": source, "text": shown, "why": why, "original": original}]
 
     def finish(self, reading: Reading) -> None:
         """Tell the originals of the shown duplicates, and split."""
@@ -390,14 +402,14 @@ class _Cleaning:
         }
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
+def _batches(documents: Iterable[Document]) -> Iterator[Batch]:
+    batch, size = Batch(), 0
     for document in documents:
-        batch.append(document)
+        batch.texts.append(document.text)
+        batch.sources.append(document.source)
         size += len(document.text)
-        if size >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
+        if size >= BATCH_CHARS or len(batch.texts) >= BATCH_DOCUMENTS:
             yield batch
-            batch, size = [], 0
-    if batch:
+            batch, size = Batch(), 0
+    if batch.texts:
         yield batch

@@ -233,23 +233,30 @@ class _Generation:
 
     def find(self, signatures: U8, keys: U64) -> NDArray[np.int64]:
         """For every signature and band [n, bands] the number of a document here with the same band, or -1."""
-        found = np.full(keys.shape, -1, np.int64)
-        mask = np.uint64(len(self.table) - 1)
-        which, band = np.indices(keys.shape).reshape(2, -1)
-        slot = (keys.ravel() & mask).astype(np.int64)
+        found = np.full(keys.size, -1, np.int64)
+        mask = len(self.table) - 1
+        entry = np.arange(keys.size)  # signature * bands + band
+        slot = (keys.ravel() & np.uint64(mask)).astype(np.int64)
         while len(slot):
             there = self.table[slot]
-            here = there >= 0
-            which, band, slot, there = which[here], band[here], slot[here], there[here]
-            same = self._same_band(signatures[which], self.signatures[there], band)
-            found[which[same], band[same]] = there[same]
-            which, band, slot = which[~same], band[~same], (slot[~same] + 1) & int(mask)
-        return found
+            full = np.flatnonzero(there >= 0)
+            entry, slot, there = entry[full], slot[full], there[full]
+            same = self._same_band(signatures, entry // self.bands, there, entry % self.bands)
+            found[entry[same]] = there[same]
+            entry, slot = entry[~same], (slot[~same] + 1) & mask
+        return found.reshape(keys.shape)
 
-    def _same_band(self, a: U8, b: U8, band: NDArray[np.int64]) -> NDArray[np.bool_]:
-        columns = band[:, None] * self.rows + np.arange(self.rows)
-        equal: NDArray[np.bool_] = (np.take_along_axis(a, columns, 1) == np.take_along_axis(b, columns, 1)).all(axis=1)
-        return equal
+    def _same_band(
+        self, signatures: U8, rows: NDArray[np.int64], there: NDArray[np.int32], band: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether `signatures[rows]` and this generation's documents `there` have the same bytes in `band`."""
+        ours = rows * HASHES + band * self.rows
+        theirs = there.astype(np.int64) * HASHES + band * self.rows
+        a, b = signatures.ravel(), self.signatures.ravel()
+        same: NDArray[np.bool_] = a[ours] == b[theirs]
+        for row in range(1, self.rows):
+            same &= a[ours + row] == b[theirs + row]
+        return same
 
     def add(self, signatures: U8, keys: U64, ids: NDArray[np.int64]) -> None:
         count = self.count + len(ids)
@@ -261,30 +268,28 @@ class _Generation:
             self.ids = np.concatenate((self.ids[: self.count], np.empty(size - self.count, np.int64)))
         self.signatures[self.count : count] = signatures
         self.ids[self.count : count] = ids
-        new = np.arange(self.count, count, dtype=np.int32)
-        self.count = count
+        old, self.count = self.count, count
         if count * self.bands > 0.6 * len(self.table):
             self.table = np.full(1 << (2 * count * self.bands - 1).bit_length(), -1, np.int32)
             for start in range(0, count, 4096):
-                numbers = np.arange(start, min(start + 4096, count), dtype=np.int32)
-                self._insert(numbers, band_keys(self.signatures[start : start + len(numbers)], self.rows))
+                self._insert(start, band_keys(self.signatures[start : min(start + 4096, count)], self.rows))
         else:
-            self._insert(new, keys)
+            self._insert(old, keys)
 
-    def _insert(self, numbers: NDArray[np.int32], keys: U64) -> None:
-        """Linear probing for a whole batch at once. A band that is there already keeps its first document."""
+    def _insert(self, first: int, keys: U64) -> None:
+        """Put the bands of documents `first`, `first + 1`, ... in. A band that is there already keeps its first document."""
         mask = len(self.table) - 1
-        values = np.repeat(numbers, self.bands)
-        band = np.tile(np.arange(self.bands), len(numbers))
+        entry = np.arange(keys.size)  # (document - first) * bands + band
         slot = (keys.ravel() & np.uint64(mask)).astype(np.int64)
         while len(slot):
+            free = np.flatnonzero(self.table[slot] < 0)
+            # Of several that want one slot the first gets it: written backwards, the first is the last to write.
+            self.table[slot[free[::-1]]] = (first + entry[free[::-1]] // self.bands).astype(np.int32)
             there = self.table[slot]
-            free = np.flatnonzero(there < 0)
-            _, winners = np.unique(slot[free], return_index=True)  # of several that want one slot, the first gets it,
-            self.table[slot[free[winners]]] = values[free[winners]]
-            there = self.table[slot]  # and the others find it full
-            done = self._same_band(self.signatures[values], self.signatures[there], band)
-            slot, values, band = (slot[~done] + 1) & mask, values[~done], band[~done]
+            left = np.flatnonzero(there != first + entry // self.bands)
+            entry, slot, there = entry[left], slot[left], there[left]
+            same = self._same_band(self.signatures, first + entry // self.bands, there, entry % self.bands)
+            entry, slot = entry[~same], (slot[~same] + 1) & mask
 
 
 def band_keys(signatures: U8, rows: int) -> U64:

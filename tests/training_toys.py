@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,24 @@ def same_bits(one: Path, other: Path) -> None:
     assert len(names) == 3  # the model, MTP, the optimiser
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+KILLED = {"steps": 60, "save_every": 3, "validate_every": 10, "optimizer": "muon"}
+
+
+def killed_child(work: str) -> None:
+    """The run that test_state kills; here, where a process that knows no test modules finds it."""
+    run(Path(work), settings_of(**KILLED), val=RandomRows(4, 12, seed=2))
+
+
+def killed_in_checkpoint(work: str) -> None:
+    """A run that dies while it writes its second checkpoint."""
+    real = state.save_file
+
+    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        real(tensors, path)
+        if "000006" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    state.save_file = save_file
+    run(Path(work), settings_of(save_every=3))

@@ -140,7 +140,10 @@ def test_a_state_put_back_gives_the_same_next_steps(name: str) -> None:
     model = Toy()
     optimizer = make_optimizer(model, settings)
     steps(model, optimizer, 2)
-    kept, memory = {k: v.clone() for k, v in model.state_dict().items()}, {k: v.clone() for k, v in optimizer.state_dict().items()}
+    kept, memory = (
+        {k: v.clone() for k, v in model.state_dict().items()},
+        {k: v.clone() for k, v in optimizer.state_dict().items()},
+    )
     steps(model, optimizer, 3)
 
     again = Toy()

@@ -130,6 +130,10 @@ class PretrainSettings(TrainSettings):
     )
     stride: int | None = Field(None, ge=1, description="tokens from one window's start to the next; if none, seq_len")
 
+    mask_documents: bool = Field(
+        False, description="keep attention within each document of a window; slower, and the context shorter"
+    )
+
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
         config = self.model_config_for(None)

@@ -9,7 +9,7 @@ import torch
 from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
-from tinyseek.text.shards import TokenFile, Windows
+from tinyseek.text.shards import TokenFile, Windows, require_window
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, state
 from tinyseek.train.options import PretrainSettings
@@ -24,18 +24,14 @@ def build(settings: PretrainSettings, folder: Path) -> None:
     """
     tokens, tokenizer_folder = Path(settings.tokens), Path(settings.tokenizer)
     tokenizer = Tokenizer.load(tokenizer_folder)
-    check_tokens(tokens, tokenizer_folder, tokenizer)
+    file = TokenFile.open(tokens, "train")
+    check_tokens(tokens, file, tokenizer_folder, tokenizer)
+    require_window(file, settings.seq_len)
     config = settings.model_config_for(tokenizer.vocab_size)
-    rows = windows(tokens, "train", settings)
-    if len(rows) == 0:
-        have = len(TokenFile.open(tokens, "train").ids)
-        raise UserError(
-            f"{tokens}: {have:,} training tokens are fewer than one window of {settings.seq_len + 1}; lower seq_len or add text"
-        )
-    held_out = windows(tokens, "val", settings) if (tokens / "val.bin").is_file() else None
-    if held_out is None or len(held_out) == 0:
+    rows = windows(file, settings)
+    held_out = windows(TokenFile.open(tokens, "val"), settings)
+    if len(held_out) == 0:
         metrics.say("note: there is less than one window of held-out text, so nothing is validated")
-        held_out = None
 
     inputs = {"tokens": tokens, "tokenizer": tokenizer_folder}
     keys = {role: artifact.key_of(path) for role, path in inputs.items()}
@@ -55,7 +51,7 @@ def build(settings: PretrainSettings, folder: Path) -> None:
             rows,
             settings,
             work,
-            val=held_out,
+            val=held_out if len(held_out) else None,
             made_from=made_from,
             resume=resume,
             flops_per_token=metrics.training_flops(config, settings.seq_len),
@@ -64,26 +60,23 @@ def build(settings: PretrainSettings, folder: Path) -> None:
         loop.finish(outcome, work, folder, "pretrain", settings, inputs, keys, tokenizer, {"windows": len(rows)})
 
 
-def windows(tokens: Path, split: str, settings: PretrainSettings) -> Windows:
+def windows(file: TokenFile, settings: PretrainSettings) -> Windows:
     """The fixed windows of a split."""
-    return Windows(TokenFile.open(tokens, split), settings.seq_len, settings.stride or settings.seq_len)
+    return Windows(file, settings.seq_len, settings.stride, settings.mask_documents)
 
 
-def check_tokens(tokens: Path, tokenizer_folder: Path, tokenizer: Tokenizer) -> None:
-    """See that the tokens were made with this tokenizer.
+def check_tokens(tokens: Path, file: TokenFile, tokenizer_folder: Path, tokenizer: Tokenizer) -> None:
+    """See that the tokens were made with this tokenizer: the same artefact, or at least one of as many tokens.
 
     Raises:
         UserError: they were not.
     """
     manifest = artifact.read(tokens) if (tokens / artifact.MANIFEST).is_file() else None
     made_with = manifest.inputs.get("tokenizer") if manifest else None
-    if made_with is not None and made_with.key != artifact.key_of(tokenizer_folder):
+    other = made_with is not None and made_with.key != artifact.key_of(tokenizer_folder)
+    if other or file.vocab_size != tokenizer.vocab_size:
+        name = made_with.path if made_with else f"one of {file.vocab_size} tokens"
         raise UserError(
-            f"{tokens}: was made with another tokenizer ({made_with.path}) than {tokenizer_folder}; build the tokens again"
-        )
-    ids = TokenFile.open(tokens, "train").ids
-    largest = int(ids[: 1 << 20].max()) if len(ids) else 0  # a look at the start tells a mismatch well enough
-    if largest >= tokenizer.vocab_size:
-        raise UserError(
-            f"{tokens}: holds token {largest}, but {tokenizer_folder} has only {tokenizer.vocab_size}; build the tokens again"
+            f"{tokens}: was made with another tokenizer ({name}) than {tokenizer_folder} ({tokenizer.vocab_size} tokens); "
+            "build the tokens again with it, or give the tokenizer that they were made with"
         )

@@ -276,17 +276,19 @@ def held(work: Path) -> Iterator[None]:
     Raises:
         UserError: another run is training in it.
     """
-    work.mkdir(parents=True, exist_ok=True)
+    file = work / "lock"
     try:
-        import fcntl
-    except ImportError:  # Windows: no lock, as before
-        yield
-        return
-    with (work / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{work}: another run is training here; wait for it, or stop it (tinyseek ps)") from None
+        work.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise UserError(f"{work}: cannot be written ({error.strerror})") from None
+    descriptor = artifact.lock(file)
+    if descriptor is None:
+        raise UserError(f"{work}: another run is training here; wait for it, or stop it (tinyseek ps)")
+    try:
         for leftover in work.glob("*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
+    finally:
+        if descriptor:
+            os.close(descriptor)

@@ -7,7 +7,7 @@ neighbours, so that packing changes the speed and not the result.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
-from tinyseek.text.chat import Message, encode_conversation, read_conversations
+from tinyseek.text.chat import encode_examples, read_conversations
 from tinyseek.text.shards import Packed, TokenFile, write_tokens
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, state
@@ -32,6 +32,8 @@ class Examples:
     masks: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=lambda: {"train": [], "val": []})
     too_long: int = 0  # dropped, or cut short with too_long=truncate
     silent: int = 0  # dropped: nothing of the assistant's in them
+    unreadable: int = 0  # records that are no conversation
+    problems: list[str] = field(default_factory=list)  # the first of those, by file and line
 
     def figures(self, cut: bool) -> dict[str, int]:
         """Counts for the manifest."""
@@ -60,14 +62,14 @@ def build(settings: SftSettings, folder: Path) -> None:
         resume = loop.resumable(work, made_from, settings)
         model = CausalLM.load(resume.folder if resume else base)
         check_fits(model, tokenizer, base, settings)
-        examples = encode(conversations(settings.data), tokenizer, settings)
+        examples = encode(settings.data, tokenizer, settings)
         report(examples, settings)
         splits = {
             split: pack(work / "tokens", split, examples, model.config.vocab_size, settings) for split in examples.ids
         }
         rows = splits["train"]
         if rows is None:
-            raise UserError(f"{', '.join(settings.data)}: no conversation to learn from; see the counts above")
+            raise UserError(f"{', '.join(settings.data)}: no example is left to learn from; see the counts above")
         outcome = loop.train(
             model,
             rows,
@@ -100,60 +102,64 @@ def check_fits(model: CausalLM, tokenizer: Tokenizer, base: Path, settings: SftS
         )
 
 
-def conversations(paths: Iterable[str]) -> Iterator[list[Message]]:
-    """The conversations of files, and of the train.jsonl in tasks folders."""
-    for name in paths:
-        path = Path(name)
-        if path.is_dir():
-            if not (path / "train.jsonl").is_file():
-                raise UserError(
-                    f"{path}: no train.jsonl in it; give a tasks folder, or a json or jsonl file of conversations"
-                )
-            path = path / "train.jsonl"
-        yield from read_conversations(path)
+def encode(sources: Iterable[str | Path], tokenizer: Tokenizer, settings: SftSettings) -> Examples:
+    """The conversations of files and tasks folders as ids and masks.
 
+    Which are held out is decided by their content, so that equal ones fall on one side, and the same at each start.
 
-def encode(talks: Iterable[list[Message]], tokenizer: Tokenizer, settings: SftSettings) -> Examples:
-    """Conversations to ids and masks; which are held out is decided by their content, so that equal ones fall on one side."""
+    Raises:
+        UserError: a source that is missing or has no conversation in it; a chat template that does not work.
+    """
     examples = Examples()
-    kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    for messages in talks:
-        numbers, said = encode_conversation(tokenizer, messages)
-        ids, mask = np.asarray(numbers, dtype=kind), np.asarray(said, dtype=bool)
-        if len(ids) > settings.seq_len:
-            examples.too_long += 1
-            if settings.too_long == "drop":
-                continue
-            ids, mask = ids[: settings.seq_len], mask[: settings.seq_len]
-        if not mask[1:].any():  # the first token is never a target
-            examples.silent += 1
-            continue
-        digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
-        split = "val" if int.from_bytes(digest, "little") < settings.val_fraction * 2**64 else "train"
-        examples.ids[split].append(ids)
-        examples.masks[split].append(mask)
+    for source in sources:
+        conversations = read_conversations(source)
+        for messages in conversations:
+            for ids, said in encode_examples(tokenizer, messages):
+                add(examples, ids, said, settings)
+        examples.unreadable += conversations.bad
+        examples.problems += conversations.problems
     return examples
+
+
+def add(examples: Examples, numbers: Sequence[int], said: Sequence[bool], settings: SftSettings) -> None:
+    """Put one example where it belongs, or count it among the dropped."""
+    ids, mask = np.asarray(numbers, dtype=np.uint32), np.asarray(said, dtype=bool)
+    longest = settings.seq_len + 1  # the last id is only ever a target
+    if len(ids) > longest:
+        examples.too_long += 1
+        if settings.too_long == "drop":
+            return
+        ids, mask = ids[:longest], mask[:longest]
+    if not mask[1:].any():  # the first id is never a target
+        examples.silent += 1
+        return
+    digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
+    split = "val" if int.from_bytes(digest, "little") < settings.val_fraction * 2**64 else "train"
+    examples.ids[split].append(ids)
+    examples.masks[split].append(mask)
 
 
 def report(examples: Examples, settings: SftSettings) -> None:
     """Say what is used and what is not, never leaving a drop silent."""
     train, val = len(examples.ids["train"]), len(examples.ids["val"])
-    metrics.say(f"{train:,} conversations to learn from, {val:,} held out to validate on")
+    metrics.say(f"{train:,} examples to learn from, {val:,} held out to validate on")
+    if examples.unreadable:
+        shown = "; ".join(examples.problems[:3])
+        metrics.say(f"warning: {examples.unreadable:,} records could not be read and were left out: {shown}")
     if examples.too_long:
         done = "dropped" if settings.too_long == "drop" else "cut short"
         other = "too_long=truncate cuts them instead" if settings.too_long == "drop" else "their ends are not learned"
         metrics.say(
-            f"warning: {examples.too_long:,} conversations longer than seq_len={settings.seq_len} tokens were {done} ({other})"
+            f"warning: {examples.too_long:,} examples longer than seq_len={settings.seq_len} tokens were {done} ({other})"
         )
     if examples.silent:
-        metrics.say(f"warning: {examples.silent:,} conversations without anything said by the assistant were dropped")
+        metrics.say(f"warning: {examples.silent:,} examples without anything said by the assistant were dropped")
 
 
-def pack(folder: Path, split: str, examples: Examples, vocab_size: int, settings: SftSettings) -> Packed | None:
+def pack(folder: Path, split: str, examples: Examples, tokenizer: Tokenizer, settings: SftSettings) -> Packed | None:
     """Write a split's tokens and pack them into rows; none where it is empty."""
     if not examples.ids[split]:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokens(folder, split, examples.ids[split], vocab_size, loss_masks=examples.masks[split])
-    rows = Packed(TokenFile.open(folder, split), settings.seq_len)
-    return rows if len(rows) else None
+    write_tokens(folder, split, examples.ids[split], tokenizer.vocab_size, loss_masks=examples.masks[split])
+    return Packed(TokenFile.open(folder, split), settings.seq_len, pad_id=tokenizer.pad_id)

@@ -94,7 +94,9 @@ def _complete(url: str, stream: IO[bytes], wait: Callable[[float], None]) -> Non
     while True:
         before = stream.seek(0, os.SEEK_END)
         try:
-            if _append(url, stream):
+            whole = _append(url, stream)
+            stream.flush()
+            if whole:
                 return
             trouble = "the connection broke off"
         except urllib.error.HTTPError as error:
@@ -105,7 +107,6 @@ def _complete(url: str, stream: IO[bytes], wait: Callable[[float], None]) -> Non
             trouble = f"the server answers {error.code} {error.reason}"
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             trouble = str(getattr(error, "reason", None) or error) or type(error).__name__
-        stream.flush()
         failures = failures + 1 if stream.tell() == before else 1
         if failures >= TRIES:
             kept = f"; {stream.tell():,} bytes are kept, run it again to go on" if stream.tell() else ""

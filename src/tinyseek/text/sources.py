@@ -515,7 +515,8 @@ def _text_of(record: Any, chosen: str | None) -> tuple[str | None, str]:
         return record, ""
     if not isinstance(record, dict):
         return None, f"an object is expected, not {type(record).__name__}"
-    name = chosen or next((field for field in TEXT_FIELDS if isinstance(record.get(field), str)), None)
+    present = [name for name in TEXT_FIELDS if name in record]
+    name = chosen or next((name for name in present if isinstance(record[name], str)), present[0] if present else None)
     if name is None:
         strings = [key for key, value in record.items() if isinstance(value, str)]
         if len(strings) != 1:

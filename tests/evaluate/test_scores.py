@@ -1,8 +1,7 @@
 """Exact match: the interval, the counting, and the whole stage on small models."""
 
 import random
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,17 +33,10 @@ def test_wilson_interval():
 
 
 class Characters:
-    """Every character a token; 1 begins an answer, 2 ends it, and both thinking marks are single tokens."""
+    """Every character a token; 2 ends an answer, and both thinking marks are single tokens."""
 
     stop_ids = frozenset({2})
     marks = {"<think>": 3, "</think>": 4}  # noqa: RUF012
-
-    def render(self, messages, *, add_generation_prompt=False):
-        assert [m["role"] for m in messages] == ["user"]
-        return messages[0]["content"] + "\x01" * add_generation_prompt
-
-    def encode(self, text, **_):
-        return [ord(character) for character in text]
 
     def decode(self, ids, *, skip_specials=False):
         assert not skip_specials
@@ -53,22 +45,24 @@ class Characters:
 
 
 @pytest.fixture
-def engine(monkeypatch):
-    """A stand-in for the engine that answers by a function of the prompt, and notes how it was asked."""
-    module = ModuleType("tinyseek.engine.generate")
-    module.asked = []
-    module.SamplingParams = SimpleNamespace
+def asked(monkeypatch):
+    """A stand-in for the engine that answers by a function of the prompt; notes how it was asked."""
+    asked = []
 
     def answer(model, prompts, params):
-        module.asked.append((len(prompts), params))
+        asked.append((len(prompts), params))
         return [model.answer("".join(map(chr, prompt))) for prompt in prompts]
 
-    module.generate = answer
-    monkeypatch.setitem(sys.modules, "tinyseek.engine.generate", module)
-    return module
+    def encode_prompt(_, messages):
+        assert [m["role"] for m in messages] == ["user"]
+        return [ord(character) for character in messages[0]["content"]]
+
+    monkeypatch.setattr("tinyseek.engine.generate.generate", answer)
+    monkeypatch.setattr("tinyseek.text.chat.encode_prompt", encode_prompt)
+    return asked
 
 
-def test_counting_by_kind_and_language_in_batches(engine):
+def test_counting_by_kind_and_language_in_batches(asked):
     records = generate(
         TaskSettings(train=Counts(world=300), heldout=Counts(arithmetic=10, world=30, identity=6, refusal=8))
     ).heldout
@@ -80,8 +74,7 @@ def test_counting_by_kind_and_language_in_batches(engine):
         config = SimpleNamespace(max_position_embeddings=512)
 
         def answer(self, prompt):
-            assert prompt[-1] == "\x01"
-            text = replies[prompt[:-1]] if prompt[:-1] in know else "no idea"
+            text = replies[prompt] if prompt in know else "no idea"
             for mark, token in tokenizer.marks.items():
                 text = text.replace(mark, chr(token))
             return [ord(c) for c in text] + [2] + [ord(c) for c in " and on"]
@@ -89,9 +82,9 @@ def test_counting_by_kind_and_language_in_batches(engine):
     model = Model().train()
     done = []
     score = exact_match(model, tokenizer, records, max_tokens=77, batch_size=20, progress=done.append)
-    assert [size for size, _ in engine.asked] == [20, 20, 14]
+    assert [size for size, _ in asked] == [20, 20, 14]
     assert done == [20, 40, 54]
-    params = engine.asked[0][1]
+    params = asked[0][1]
     assert (params.temperature, params.max_tokens, params.stop_ids) == (0.0, 77, {2})
     assert score.right == [r["messages"][0]["content"] in know for r in records]
     assert score.outputs == [replies[p] if (p := r["messages"][0]["content"]) in know else "no idea" for r in records]

@@ -88,18 +88,17 @@ def exact_match(
     Raises:
         UserError: a prompt leaves no room for an answer in the model's context.
     """
-    from tinyseek.engine.generate import SamplingParams, generate
+    from tinyseek.engine.generate import generate
+    from tinyseek.engine.sampler import SamplingParams
+    from tinyseek.text.chat import encode_prompt
 
-    prompts = [
-        tokenizer.encode(tokenizer.render(list(r["messages"][:-1]), add_generation_prompt=True), specials=True)
-        for r in records
-    ]
+    prompts = [encode_prompt(tokenizer, record["messages"][:-1]) for record in records]
     room = model.config.max_position_embeddings - max((len(prompt) for prompt in prompts), default=0)
     if room < 1:
         raise UserError(
             f"a task's prompt fills the model's whole context of {model.config.max_position_embeddings} tokens"
         )
-    stops = set(tokenizer.stop_ids)
+    stops = frozenset(tokenizer.stop_ids)
     params = SamplingParams(max_tokens=min(max_tokens, room), temperature=0.0, stop_ids=stops)
     outputs = [""] * len(records)
     order = sorted(range(len(records)), key=lambda index: len(prompts[index]))  # of about one length: little padding

@@ -311,7 +311,7 @@ def _bring(kind: str, out: Path, values: dict[str, Any]) -> Path:
             key = role.partition(".")[0]
             raise UserError(f"{kind}.{key}: {source}: no such folder, here or in {out.parent}; give {key}=PATH")
     outcome = run.bring_up_to_date(given, out, _say, out.name)
-    facts = terminal.figures(outcome.manifest.figures)
+    facts = terminal.figures(outcome.manifest)
     if facts:
         _say(f"{out.name}: {facts}")
     return out
@@ -463,11 +463,12 @@ def _tokenizer(arguments: list[str]) -> int:
         print(tokenizer.decode([int(word) for word in words]))
         return 0
     text = _standard_input() if chosen.rest == ["-"] or not chosen.rest else " ".join(chosen.rest)
-    ids = tokenizer.encode(text)
     if chosen.action == "encode":
-        print(*ids)
+        print(*tokenizer.encode(text))
     else:
-        terminal.tokens(tokenizer, text, ids)
+        from tinyseek.text.show import show
+
+        terminal.console().print(show(tokenizer, text))
     return 0
 
 

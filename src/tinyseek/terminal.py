@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tinyseek.model.config import ModelConfig
-    from tinyseek.text.tokenizer import Tokenizer
 
 
 def console() -> Console:
@@ -64,19 +63,31 @@ def si(value: float) -> str:
     return f"{value:.0f} "
 
 
-def figures(values: Mapping[str, Any], most: int = 5) -> str:
-    """The plain figures of a manifest in a line: `documents 1,189, bits_per_byte 1.72`."""
-    flat: list[str] = []
+# What is worth a line of each kind of stage; of other kinds the first figures.
+_TELLING = {
+    "data": ("read.documents", "train.documents", "train.bytes", "val.documents"),
+    "tasks": ("train.records", "heldout.records"),
+    "tokenizer": ("vocab_size", "bytes_per_token.all"),
+    "tokens": ("train.tokens", "val.tokens"),
+    "pretrain": ("steps", "tokens", "val_loss", "tokens_per_s"),
+    "sft": ("steps", "tokens", "val_loss", "tokens_per_s"),
+}
+
+
+def figures(manifest: artifact.Manifest) -> str:
+    """What was measured when a stage ran, in a line: `train.documents 1,189, val.documents 63`."""
+    flat: dict[str, int | float] = {}
 
     def walk(entries: Mapping[str, Any], prefix: str) -> None:
         for key, value in entries.items():
             if isinstance(value, Mapping):
                 walk(value, f"{prefix}{key}.")
             elif isinstance(value, int | float) and not isinstance(value, bool):
-                flat.append(f"{prefix}{key} {number(value)}")
+                flat[prefix + key] = value
 
-    walk(values, "")
-    return ", ".join(flat[:most])
+    walk(manifest.figures, "")
+    telling = [key for key in _TELLING.get(manifest.kind, ()) if key in flat] or list(flat)[:4]
+    return ", ".join(f"{key} {number(flat[key])}" for key in telling)
 
 
 def outcomes(done: Sequence[Outcome]) -> None:
@@ -86,7 +97,7 @@ def outcomes(done: Sequence[Outcome]) -> None:
             o.stage,
             "built" if o.why_built else "kept",
             clock(o.seconds) if o.why_built else "",
-            figures(o.manifest.figures, 3),
+            figures(o.manifest),
         )
         for o in done
     ]
@@ -136,8 +147,9 @@ def lineage(folder: Path) -> None:
             hidden = depth
             continue
         seen.add(manifest.key)
-        facts = figures(manifest.figures)
-        took = f"{manifest.created[:16].replace('T', ' ')} in {clock(manifest.seconds)}"
+        facts = figures(manifest)
+        seconds = manifest.figures.get("training_seconds", manifest.seconds)
+        took = f"{manifest.created[:16].replace('T', ' ')} in {clock(seconds)}"
         lines.append((depth, f"{role}{path}  {manifest.kind}, {took}{changed}" + (f"\n{facts}" if facts else "")))
     for index, (depth, text) in enumerate(lines):
         stem = "".join("│  " if _goes_on(lines, index, level) else "   " for level in range(1, depth))
@@ -155,31 +167,6 @@ def _goes_on(lines: Sequence[tuple[int, str]], index: int, level: int) -> bool:
         if depth <= level:
             return depth == level
     return False
-
-
-def tokens(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> None:
-    """A text with each token on a colour of its own; bytes that are no whole character as `<E4>`."""
-    pieces = [tokenizer.token_bytes(token) or tokenizer.decode([token]).encode() for token in ids]
-    shown = []
-    for piece in pieces:
-        try:
-            word = piece.decode()
-        except UnicodeDecodeError:
-            word = "".join(f"<{byte:02X}>" for byte in piece)
-        shown.append(word.replace("\n", "⏎\n").replace("\t", "⇥"))
-    if sys.stdout.isatty():
-        from rich.text import Text
-
-        colours = ("on dark_blue", "on dark_green", "on dark_red", "on purple4", "on dark_cyan")
-        line = Text()
-        for index, word in enumerate(shown):
-            line.append(word, style=f"white {colours[index % len(colours)]}")
-        console().print(line, soft_wrap=True)
-    else:
-        print("|".join(shown))
-    size = len(text.encode())
-    rate = f", {size / len(ids):.2f} bytes a token" if ids else ""
-    print(f"{len(ids):,} tokens, {len(text):,} characters, {size:,} bytes{rate}")
 
 
 def parameters(name: str, config: ModelConfig) -> None:

@@ -1,13 +1,23 @@
 """Exact match: the interval, the counting, and the whole stage on small models."""
 
+import json
 import random
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tinyseek.evaluate.scores import Share, _names, exact_match
-from tinyseek.text.tasks import Counts, TaskSettings, generate
+from tinyseek import artifact
+from tinyseek.errors import UserError
+from tinyseek.evaluate.options import EvalSettings
+from tinyseek.evaluate.perplexity import bits_per_byte
+from tinyseek.evaluate.scores import Share, _names, build, exact_match
+from tinyseek.model.config import ModelConfig
+from tinyseek.model.transformer import CausalLM
+from tinyseek.text.chat import encode_prompt
+from tinyseek.text.tasks import Counts, TaskSettings, check, generate, read_tasks
+from tinyseek.text.tasks import build as build_tasks
+from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 
 
 def test_wilson_interval():
@@ -101,3 +111,91 @@ def test_names_of_models(tmp_path):
     paths = [tmp_path / "a" / "sft", tmp_path / "b" / "sft", tmp_path / "pretrain"]
     assert _names(paths) == ["a/sft", "b/sft", "pretrain"]
     assert len(set(_names([tmp_path / "sft"] * 2))) == 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folders with two real models of one tokenizer, untrained and of different shapes."""
+    run = tmp_path_factory.mktemp("run")
+    settings = TaskSettings(train=Counts(arithmetic=200, world=300), heldout=Counts(arithmetic=8, world=8, refusal=3))
+    build_tasks(settings, run / "tasks")
+    texts = [m["content"] for r in read_tasks(run / "tasks" / "train.jsonl") for m in r["messages"]]
+    tokenizer = Tokenizer.train(texts, TokenizerSettings(vocab_size=512))
+    with artifact.writing(run / "data", "data", {}) as (work, _):
+        (work / "val.jsonl").write_text(json.dumps({"text": "In the beginning 你好. " * 9}) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    for name, width in (("pretrain", 32), ("sft", 48)):
+        config = ModelConfig(
+            model_type="llama", vocab_size=tokenizer.vocab_size, hidden_size=width, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=2, intermediate_size=64, max_position_embeddings=128,
+        )  # fmt: skip
+        with artifact.writing(run / name, name, {"seq_len": 24}) as (work, _):
+            CausalLM(config).save(work)
+            tokenizer.save(work)
+    return run
+
+
+def settings_for(run, **more):
+    return EvalSettings(
+        models=[str(run / "pretrain"), str(run / "sft")],
+        data=str(run / "data"),
+        tasks=str(run / "tasks"),
+        max_tokens=12,
+        **more,
+    )
+
+
+def test_the_stage_on_real_models(run, capfd):
+    build(settings_for(run, batch_size=5), run / "eval")
+    scores = json.loads((run / "eval" / "scores.json").read_text(encoding="utf-8"))["models"]
+    samples = [json.loads(line) for line in (run / "eval" / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["name"] for entry in scores] == ["pretrain", "sft"]
+    assert [entry["key"] for entry in scores] == [artifact.read(run / name).key for name in ("pretrain", "sft")]
+    records = read_tasks(run / "tasks" / "heldout.jsonl")
+    assert [sample["prompt"] for sample in samples] == [r["messages"][0]["content"] for r in records]
+    for entry in scores:
+        name = entry["name"]
+        assert entry["tasks"]["total"] == 19
+        assert entry["tasks"]["right"] == sum(sample["right"][name] for sample in samples)
+        assert [sample["right"][name] for sample in samples] == [
+            check(r, s["outputs"][name]) for r, s in zip(records, samples, strict=True)
+        ]
+        model, tokenizer = CausalLM.load(run / name), Tokenizer.load(run / name)
+        # untrained: nearly log2 of the vocabulary a token; and the very number that the window of training gives
+        assert entry["text"]["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=0.1)
+        assert entry["text"]["bytes"] == len(("In the beginning 你好. " * 9).encode())
+        alone = bits_per_byte(model, tokenizer, ["In the beginning 你好. " * 9], seq_len=24)
+        assert entry["text"]["bits_per_byte"] == pytest.approx(alone.bits_per_byte, abs=1e-5)
+        # one by one, greedily, without a cache: what the batched engine must have said
+        for record, sample in list(zip(records, samples, strict=True))[:6]:
+            ids = encode_prompt(tokenizer, record["messages"][:-1])
+            start = len(ids)
+            while len(ids) < start + 12:
+                with torch.no_grad():
+                    token = int(model(torch.tensor([ids]))[0, -1].argmax())
+                if token in tokenizer.stop_ids:
+                    break
+                ids.append(token)
+            assert sample["outputs"][name] == tokenizer.decode(ids[start:])
+    manifest = artifact.read(run / "eval")
+    assert set(manifest.inputs) == {"models.0", "models.1", "data", "tasks"}
+    assert set(manifest.figures) == {"pretrain", "sft"}
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": []}, "at least one model"),
+        ({"models": ["nowhere"]}, "nowhere"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"tasks": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_is_harmed(run, tmp_path, change, message):
+    build(settings_for(run, max_tasks=1, max_bytes=40), tmp_path / "eval")
+    before = artifact.read(tmp_path / "eval").key
+    with pytest.raises(UserError, match=message):
+        build(settings_for(run).model_copy(update=change), tmp_path / "eval")
+    assert artifact.read(tmp_path / "eval").key == before
+    assert [path.name for path in tmp_path.iterdir()] == ["eval"]

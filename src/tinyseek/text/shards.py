@@ -380,7 +380,7 @@ class Sampler:
             raise ValueError(f"nothing to draw from: {n_items} items, batches of {batch}")
         self.n_items = n_items
         self.batch = batch
-        self.seed = seed
+        self.seed = seed  # from 0 to 2^64 - 1
         self.drawn = 0  # items so far
 
     @property
@@ -399,7 +399,7 @@ class Sampler:
         """Item number `places` of the order of `epochs`: a bijection of [0, n_items) for each epoch."""
         half = np.uint64(max(1, ((self.n_items - 1).bit_length() + 1) // 2))  # bits of each of the two halves
         low = (np.uint64(1) << half) - np.uint64(1)
-        keys = _mixed(_mixed(np.uint64(self.seed & (2**64 - 1))) ^ _mixed(epochs + np.uint64(1)))
+        keys = _mixed(_mixed(np.array([self.seed], np.uint64)) ^ _mixed(epochs + np.uint64(1)))
         values = places
         outside = np.ones(len(values), bool)
         # The network permutes [0, 4^half); whoever lands outside of [0, n_items) walks on along his cycle until he is back.
@@ -430,12 +430,11 @@ class Sampler:
         self.seed, self.drawn = state["seed"], state["drawn"]
 
 
-def _mixed(values: Any) -> Any:
-    """SplitMix64's finaliser; integers wrap around, which is meant."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser, of arrays: they wrap around, which is meant, where scalars would warn."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 # ---- the stage

@@ -81,7 +81,7 @@ def same_bits(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-KILLED = {"steps": 60, "save_every": 3, "validate_every": 10, "optimizer": "muon"}
+KILLED = {"steps": 45, "save_every": 3, "validate_every": 10, "optimizer": "muon"}
 
 
 def killed_child(work: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_warm_up_rises_evenly_to_exactly_one_and_nothing_exceeds_it(schedule: st
     assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)], abs=0)
     assert values[10] == pytest.approx(1.0, abs=1e-12)
     assert max(values) <= 1.0
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(values[9:], values[10:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values[9:]))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "exponential", "wsd"])

@@ -290,5 +290,9 @@ def held(work: Path) -> Iterator[None]:
             shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
+        if not _numbered(work) and not any(
+            work.glob("*.jsonl")
+        ):  # stopped by an error before it began: nothing to go on from
+            shutil.rmtree(work, ignore_errors=True)
         if descriptor:
             os.close(descriptor)

@@ -7,12 +7,10 @@ neighbours, so that packing changes the speed and not the result.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
@@ -28,8 +26,8 @@ from tinyseek.train.options import SftSettings
 class Examples:
     """Conversations as ids and loss masks, by split, and what became of the rest."""
 
-    ids: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=lambda: {"train": [], "val": []})
-    masks: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=lambda: {"train": [], "val": []})
+    ids: dict[str, list[array[int]]] = field(default_factory=lambda: {"train": [], "val": []})
+    masks: dict[str, list[array[int]]] = field(default_factory=lambda: {"train": [], "val": []})
     too_long: int = 0  # dropped, or cut short with too_long=truncate
     silent: int = 0  # dropped: nothing of the assistant's in them
     unreadable: int = 0  # records that are no conversation
@@ -38,11 +36,9 @@ class Examples:
     def figures(self, cut: bool) -> dict[str, int]:
         """Counts for the manifest."""
         counts = {f"{split}_examples": len(self.ids[split]) for split in self.ids}
-        counts["answer_tokens"] = sum(int(mask.sum()) for mask in self.masks["train"])
-        return counts | {
-            "truncated" if cut else "dropped_too_long": self.too_long,
-            "dropped_without_answer": self.silent,
-        }
+        counts["answer_tokens"] = sum(sum(mask) for mask in self.masks["train"])
+        counts |= {"truncated" if cut else "dropped_too_long": self.too_long, "dropped_without_answer": self.silent}
+        return counts | {"unreadable_records": self.unreadable}
 
 
 def build(settings: SftSettings, folder: Path) -> None:
@@ -64,9 +60,7 @@ def build(settings: SftSettings, folder: Path) -> None:
         check_fits(model, tokenizer, base, settings)
         examples = encode(settings.data, tokenizer, settings)
         report(examples, settings)
-        splits = {
-            split: pack(work / "tokens", split, examples, model.config.vocab_size, settings) for split in examples.ids
-        }
+        splits = {split: pack(work / "tokens", split, examples, tokenizer, settings) for split in examples.ids}
         rows = splits["train"]
         if rows is None:
             raise UserError(f"{', '.join(settings.data)}: no example is left to learn from; see the counts above")
@@ -123,17 +117,16 @@ def encode(sources: Iterable[str | Path], tokenizer: Tokenizer, settings: SftSet
 
 def add(examples: Examples, numbers: Sequence[int], said: Sequence[bool], settings: SftSettings) -> None:
     """Put one example where it belongs, or count it among the dropped."""
-    ids, mask = np.asarray(numbers, dtype=np.uint32), np.asarray(said, dtype=bool)
     longest = settings.seq_len + 1  # the last id is only ever a target
-    if len(ids) > longest:
+    if len(numbers) > longest:
         examples.too_long += 1
         if settings.too_long == "drop":
             return
-        ids, mask = ids[:longest], mask[:longest]
-    if not mask[1:].any():  # the first id is never a target
+    ids, mask = array("I", numbers[:longest]), array("B", said[:longest])  # a few bytes a token, not a few dozen
+    if not any(mask[1:]):  # the first id is never a target
         examples.silent += 1
         return
-    digest = hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(ids.tolist()).encode(), digest_size=8).digest()
     split = "val" if int.from_bytes(digest, "little") < settings.val_fraction * 2**64 else "train"
     examples.ids[split].append(ids)
     examples.masks[split].append(mask)
@@ -161,5 +154,6 @@ def pack(folder: Path, split: str, examples: Examples, tokenizer: Tokenizer, set
     if not examples.ids[split]:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokens(folder, split, examples.ids[split], tokenizer.vocab_size, loss_masks=examples.masks[split])
+    masks = ([bool(said) for said in mask] for mask in examples.masks[split])
+    write_tokens(folder, split, examples.ids[split], tokenizer.vocab_size, loss_masks=masks)
     return Packed(TokenFile.open(folder, split), settings.seq_len, pad_id=tokenizer.pad_id)

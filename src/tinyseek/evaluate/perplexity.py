@@ -1,7 +1,7 @@
 """Bits per byte: what a model needs to write a text down, whatever its tokenizer.
 
-Every text is a document of its own that begins with the tokenizer's begin token. A sliding window passes over it so that each
-token is scored once, with at least `seq_len - stride` tokens before it wherever the document has that many.
+Every text is a document of its own, behind a begin token. A sliding window passes over it so that each token is scored once, with
+at least `seq_len - stride` tokens before it wherever the document has that many.
 
 What is counted: the bits of the text's own tokens, over the bytes of those tokens, as `Tokenizer.token_bytes` has them, so that
 half a Chinese character counts as its own bytes and not as those of U+FFFD. Begin and end tokens stand for no text: they give
@@ -91,6 +91,7 @@ def bits_per_byte(
     *,
     seq_len: int | None = None,
     stride: int | None = None,
+    begin: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TextScore:
     """Score texts, each a document of its own.
@@ -98,6 +99,8 @@ def bits_per_byte(
     Args:
         seq_len: tokens that the model sees at once; default the model's longest, at most 1024.
         stride: new tokens a window; default half of seq_len. 1 gives every token the most context, at seq_len times the cost.
+        begin: the token that stands before every text; default the tokenizer's begin token. It should be what stood there in
+            training: of our own models the end token, since `tokens` puts one between documents and nothing before them.
         progress: told the bytes done after each batch.
     Raises:
         UserError: no text at all, or the tokenizer does not fit the model.
@@ -110,7 +113,7 @@ def bits_per_byte(
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model knows {vocab_size}; use the model's own tokenizer"
         )
-    begin = tokenizer.bos_id
+    begin = tokenizer.bos_id if begin is None else begin
     lengths: dict[int, int] = {}
     documents = total_bytes = total_tokens = 0
     bits = 0.0

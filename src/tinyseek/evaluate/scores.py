@@ -184,9 +184,15 @@ def _score_model(
     if texts:
         size = sum(len(text.encode()) for text in texts)
         bar = _Progress(f"{name}: scoring text", size)
-        seq_len = settings.seq_len or _trained_seq_len(path)
+        trained = _trained_seq_len(path)
         entry["text"] = bits_per_byte(
-            model, tokenizer, texts, seq_len=seq_len, stride=settings.stride, progress=bar
+            model,
+            tokenizer,
+            texts,
+            seq_len=settings.seq_len or trained,
+            stride=settings.stride,
+            begin=tokenizer.eos_id if trained else None,
+            progress=bar,
         ).plain()
         bar.close()
     if records:
@@ -213,7 +219,7 @@ def _records(path: Path, most: int) -> list[Record]:
 
 
 def _trained_seq_len(path: Path) -> int | None:
-    """What a model of ours was trained with; longer windows would ask of it what it never saw."""
+    """What a model of ours was trained with, none of others; longer windows would ask of it what it never saw."""
     try:
         value = artifact.read(path).settings.get("seq_len")
     except UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import unicodedata
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from tinyseek.errors import UserError
 from tinyseek.text import clean, minhash
 from tinyseek.text.clean import DataSettings, build, normalise
+from tinyseek.text.parallel import in_order
 
 ENGLISH = (
     "The keeper of the light went down to the shore every evening, because the boats came home at that hour and he liked "
@@ -230,6 +232,21 @@ def test_what_is_remembered_is_bounded() -> None:
     assert sum(generation.count for generation in index.generations) <= 1000
     assert index.forgotten >= 4000
     assert index.add(first, np.array([1]))[0][0] == -1
+
+
+# ---- workers
+
+
+def test_results_come_in_order_and_errors_come_through() -> None:
+    items = [str(number) for number in range(60)]
+    assert list(in_order(int, iter(items), 2)) == list(range(60))
+    with pytest.raises(ValueError, match="sixty"):
+        list(in_order(int, iter([*items, "sixty"]), 2))
+
+
+def test_a_killed_worker_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="workers=1"):
+        list(in_order(os._exit, [1] * 20, 2))
 
 
 # ---- the pass

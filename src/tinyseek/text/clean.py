@@ -32,7 +32,7 @@ from tinyseek.settings import no_effect
 from tinyseek.text import minhash
 from tinyseek.text.parallel import in_order
 from tinyseek.text.progress import progress
-from tinyseek.text.sources import Document, Reading, SourceSettings, corpus_key, read_documents
+from tinyseek.text.sources import Document, Reading, SourceSettings, corpus_bytes, corpus_key, read_documents
 
 BATCH_CHARS = 256_000  # what a worker gets at a time: its arrays of 2 MB stay in the cache
 BATCH_DOCUMENTS = 2_048
@@ -213,7 +213,7 @@ def build(settings: DataSettings, folder: Path) -> None:
             cleaning = _Cleaning(settings, train, val)
             work = partial(examine, settings=settings)
             batches = _batches(read_documents(settings, reading))
-            with progress("cleaning", 0) as update:
+            with progress("cleaning", corpus_bytes(settings)) as update:
                 for examined in in_order(work, batches, settings.workers):
                     cleaning.take(examined)
                     update(reading.bytes_read, f"{cleaning.kept:,} documents kept")

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import re
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -105,7 +106,7 @@ def _complete(url: str, stream: IO[bytes], wait: Callable[[float], None]) -> Non
             if error.code not in (408, 429, 500, 502, 503, 504):
                 raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
             trouble = f"the server answers {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             trouble = str(getattr(error, "reason", None) or error) or type(error).__name__
         failures = failures + 1 if stream.tell() == before else 1
         if failures >= TRIES:

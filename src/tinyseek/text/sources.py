@@ -83,7 +83,10 @@ class SourceSettings(StageSettings):
         "blank lines into pieces of about a page or two), file, blank (lines), line, or the separating text itself",
     )
     max_document_chars: int = Field(
-        1_000_000, ge=100, le=10_000_000, description="longer documents are cut, in characters"
+        1_000_000,
+        ge=100,
+        le=4_000_000,
+        description="longer documents are cut, in characters; cleaning takes 150 bytes of memory for each, in each worker",
     )
     bad_files: Literal["stop", "skip"] = Field(
         "stop", description="at a file that cannot be read: stop, or skip the rest of it, count it and go on"
@@ -179,6 +182,11 @@ def corpus_key(settings: SourceSettings) -> str:
             for file in corpus_files(entry):
                 digest.update(f"{file.name}\0{file_key(file.path)}\0".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def corpus_bytes(settings: SourceSettings) -> int:
+    """The size of all files of a corpus, as they lie on the disk."""
+    return sum(_size(file.path) for file in corpus_files(settings.corpus))
 
 
 def read_documents(settings: SourceSettings, reading: Reading | None = None) -> Iterator[Document]:
@@ -308,7 +316,9 @@ def _characters(path: Path, blocks: Iterable[bytes], encoding: str) -> Iterator[
         except UnicodeDecodeError as error:
             # The codec's own view is what it held back and the new block; both end at `fed`.
             offset = fed - len(error.object) + error.start
-            raise UserError(_misread(path, name, offset, error.object[error.start : error.start + 1], block)) from None
+            raise UserError(
+                _misread(str(path), name, offset, error.object[error.start : error.start + 1], block)
+            ) from None
         if "\0" in text:
             raise UserError(f"{path}: a binary file (it has zero bytes), not {name} text")
         return text
@@ -334,9 +344,9 @@ def _encoding_of(start: bytes, encoding: str) -> tuple[bytes, str]:
     return b"", plain or "utf-8"
 
 
-def _misread(path: Path, name: str, offset: int, byte: bytes, block: bytes) -> str:
+def _misread(where: str, name: str, offset: int, byte: bytes, block: bytes) -> str:
     if b"\0" in block and not name.startswith(("utf-16", "utf-32")):
-        return f"{path}: a binary file (it has zero bytes), not {name} text"
+        return f"{where}: a binary file (it has zero bytes), not {name} text"
     shown = (
         f"byte 0x{byte[0]:02x} at offset {offset:,}" if byte else f"it ends within a character, at offset {offset:,}"
     )
@@ -349,7 +359,7 @@ def _misread(path: Path, name: str, offset: int, byte: bytes, block: bytes) -> s
                 continue
             hint = f"it may be {other}: try encoding={other}"
             break
-    return f"{path}: not {name} ({shown}); {hint}"
+    return f"{where}: not {name} ({shown}); {hint}"
 
 
 def _lines(path: Path, encoding: str, reading: Reading) -> Iterator[tuple[int, bytes | None]]:
@@ -564,8 +574,8 @@ def _csv_records(file: CorpusFile, settings: SourceSettings, reading: Reading) -
                 yield line.decode() + "\n"
             except UnicodeDecodeError as error:
                 byte = error.object[error.start : error.start + 1]
-                message = _misread(file.path, "utf-8", error.start, byte, line).replace("offset", "the line's offset")
-                raise UserError(message.replace(":", f", line {number}:", 1)) from None
+                where = f"{file.path}, line {number}"
+                raise UserError(_misread(where, "utf-8", error.start, byte, line)) from None
 
     rows = lines()
     header = next(rows, "")

@@ -57,7 +57,7 @@ SPECIALS: dict[str, bool] = {
 }
 SMALLEST_VOCABULARY = 256 + len(SPECIALS)
 
-_BATCH_CHARS = 2 << 20  # what the Rust side encodes at once: its own records of a text are some fifty times the text
+_BATCH_CHARS = 1 << 19  # what the Rust side encodes at once: its own records of a text are some fifty times the text
 _CHUNK_CHARS = 1 << 16  # a longer text is cut into such chunks where a cut cannot be seen in the ids
 _SAFE_CUT = re.compile(
     r"(?<=[^\W\d_]\n)(?=[^\W\d_])"
@@ -181,8 +181,10 @@ class Tokenizer:
         Raises:
             UserError: missing, damaged, or of another kind.
         """
-        folder = Path(folder)
-        file = folder / "tokenizer.json" if folder.is_dir() else folder
+        path = Path(folder)
+        if not path.exists():
+            raise UserError(f"{path}: no such folder; give one that a tokenizer was saved in")
+        file = path / "tokenizer.json" if path.is_dir() else path
         folder = file.parent
         config = _read_json(folder / "tokenizer_config.json")
         if file.is_file():
@@ -190,10 +192,7 @@ class Tokenizer:
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             rust = _read_gpt2(folder, config)
         else:
-            missing = "no tokenizer.json in it" if folder.is_dir() else "no such folder"
-            raise UserError(
-                f"{file if file.suffix else folder}: {missing}; give a folder that a tokenizer was saved in"
-            )
+            raise UserError(f"{folder}: no tokenizer.json in it; give a folder that a tokenizer was saved in")
         if not isinstance(rust.model, models.BPE) or not isinstance(rust.decoder, decoders.ByteLevel):
             kind = type(rust.model).__name__
             raise UserError(
@@ -283,6 +282,16 @@ class Tokenizer:
         DeepSeek's `<｜User｜>`, in force. A vocabulary can also hold a control token's text as an ordinary entry, which merges
         could reach; entry and merges go too.
         """
+        entries = self._rust.get_vocab(with_added_tokens=False)
+        reachable = any(text in entries and CHAR_TO_BYTE.keys() >= set(text) for text in self.controls)
+        if not reachable and len(self.controls) == len(
+            self._added
+        ):  # the usual published one: its model will do as it is
+            plain = tokenizers.Tokenizer(self._rust.model)
+            plain.pre_tokenizer = self._rust.pre_tokenizer
+            if self._rust.normalizer is not None:
+                plain.normalizer = self._rust.normalizer
+            return plain
         spec = json.loads(self._rust.to_str())
         model = spec["model"]
         kept = [token for token in spec["added_tokens"] if token["content"] not in self.controls]
@@ -565,7 +574,7 @@ def build(settings: TokenizerSettings, folder: Path) -> None:
         for text in sample:
             measured.append(text)
             size += len(text)
-            if size > _BATCH_CHARS:
+            if size > 2_000_000:
                 break
         figures["bytes_per_token"] = bytes_per_token(tokenizer, measured)
         console.print(

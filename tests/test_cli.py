@@ -91,6 +91,7 @@ def test_every_command_explains_its_settings(command: str, capsys: pytest.Captur
             "command line: temperature: should be greater than or equal to 0",
         ),
         (["model", "deepseek-v9"], 'no preset, file or folder "deepseek-v9"; did you mean "deepseek-v3"?'),
+        (["tokenizer", "encode", "\udcff", "-t", "."], ""),
         (["show", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "nowhere: no such folder"),
         (["tokenizer", "show", "x"], "no tokenizer below runs/ yet"),
@@ -114,13 +115,14 @@ def test_a_mistake_is_a_line_on_stderr_and_status_2(
 def test_a_stop_says_how_to_go_on_and_a_bug_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from tinyseek.commands import recipes
     from tinyseek.train import StoppedError
 
     def ends_with(error: BaseException) -> None:
         def raises(arguments: list[str]) -> int:
             raise error
 
-        monkeypatch.setattr(cli, "_run", raises)
+        monkeypatch.setattr(recipes, "run_recipe", raises)
 
     ends_with(KeyboardInterrupt())
     assert cli.main(["run", "x"]) == 130

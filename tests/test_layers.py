@@ -26,7 +26,7 @@ ROOMS = {
     "engine": LEAVES | {"text", "model"},
     "evaluate": LEAVES | {"text", "model", "engine"},
 }
-TOP = {"recipe", "run", "talk", "terminal", "cli", "__main__"}
+TOP = {"recipe", "run", "talk", "terminal", "commands", "cli", "__main__"}
 NEVER = {
     "recipe": TOP - {"recipe"},
     "run": TOP - {"recipe", "run"},
@@ -39,6 +39,9 @@ HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "tensorboard"}
 LIGHT = (
     "tinyseek",
     "tinyseek.cli",
+    "tinyseek.commands.follow",
+    "tinyseek.commands.models",
+    "tinyseek.commands.recipes",
     "tinyseek.run",
     "tinyseek.talk",
     "tinyseek.terminal",

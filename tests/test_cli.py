@@ -91,7 +91,7 @@ def test_every_command_explains_its_settings(command: str, capsys: pytest.Captur
             "command line: temperature: should be greater than or equal to 0",
         ),
         (["model", "deepseek-v9"], 'no preset, file or folder "deepseek-v9"; did you mean "deepseek-v3"?'),
-        (["tokenizer", "encode", "\udcff", "-t", "."], ""),
+        (["generate", "nowhere", "\udcff"], "not UTF-8"),
         (["show", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "nowhere: no such folder"),
         (["tokenizer", "show", "x"], "no tokenizer below runs/ yet"),

@@ -97,6 +97,16 @@ def test_equals_rust_on_real_text(pattern: str) -> None:
     assert [ours.encode(text) for text in unseen] == [encoding.ids for encoding in theirs.encode_batch(unseen)]
 
 
+def test_equals_rust_where_a_merge_spells_a_special_token() -> None:
+    texts = ["abab ababc abc"] * 3
+    ours = ByteBPE.train(texts, 262, ["ab", "<|x|>"], PATTERNS["gpt2"])
+    model = json.loads(rust(texts, 262, ["ab", "<|x|>"], "gpt2").to_str())["model"]
+    assert ours.vocab == model["vocab"]
+    assert [[ours.tokens[left], ours.tokens[right]] for left, right in ours.merges] == model["merges"]
+    assert ["a", "b"] in model["merges"]
+    assert ours.vocab["ab"] == 0
+
+
 def test_two_thousand_tokens_from_a_megabyte_in_seconds() -> None:
     texts = english()[:7_700]
     assert sum(map(len, texts)) > 950_000

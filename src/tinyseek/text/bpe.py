@@ -142,7 +142,7 @@ class ByteBPE:
                 break
             _, pair, _, where = heapq.heappop(waiting)
             name = names[pair[0]] + names[pair[1]]
-            if name not in ids:  # two different pairs can spell the same token, which then keeps its first id
+            if name not in ids:  # a special token may be spelled so, or a token that another pair made: it keeps its id
                 ids[name] = len(names)
                 names.append(name)
             merges.append(pair)

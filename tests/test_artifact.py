@@ -154,6 +154,21 @@ def test_kill_9_at_random_moments_always_leaves_a_whole_folder(tmp_path: Path) -
     assert beside(folder) == {"one"}
 
 
+def test_a_reader_sees_whole_folders_while_a_writer_replaces_them(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    write(folder, "first")
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    try:
+        writer.stdout.readline()
+        seen = {artifact.read(folder).figures["round"] for _ in range(400)}
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    assert len(seen) > 3
+
+
 def test_two_writers_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     held = (
         "import sys, pathlib, time\nfrom tinyseek import artifact\n"

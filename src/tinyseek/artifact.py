@@ -83,17 +83,29 @@ def read(folder: Path) -> Manifest:
     Raises:
         UserError: no such folder, or none that a stage of ours finished.
     """
-    recover(folder)
     file = folder / MANIFEST
-    if not file.is_file():
-        why = f"no {MANIFEST} in it, so no stage of tinyseek finished it" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {why}")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(_manifest_text(folder))
         values["inputs"] = {role: Input(**entry) for role, entry in values["inputs"].items()}
         return Manifest(**values)
+    except (FileNotFoundError, NotADirectoryError):
+        why = f"no {MANIFEST} in it, so no stage of tinyseek finished it" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {why}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file}: damaged ({error}); delete the folder and build it again") from None
+
+
+def _manifest_text(folder: Path) -> str:
+    """The manifest as written, also while a writer is replacing the folder: the name is then away for a moment."""
+    for wait in (0.0, 0.01, 0.1):
+        time.sleep(wait)
+        recover(folder)
+        try:
+            return (folder / MANIFEST).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            if not _beside(folder, "old").exists() and not _beside(folder, "partial").exists():
+                raise
+    return (folder / MANIFEST).read_text(encoding="utf-8")
 
 
 def key_of(folder: Path) -> str:

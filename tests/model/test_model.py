@@ -11,6 +11,7 @@ from small_models import CONFIGS, fresh
 from tinyseek.engine.cache import ContiguousCache
 from tinyseek.errors import UserError
 from tinyseek.model.counts import count
+from tinyseek.model.layers import RMSNorm
 from tinyseek.model.loss import linear_cross_entropy
 from tinyseek.model.moe import GroupedMLP, MixtureOfExperts
 from tinyseek.model.presets import PRESETS, from_preset
@@ -71,6 +72,25 @@ def test_packed_documents_do_not_see_each_other(name: str) -> None:
     logits = model(packed, documents_BT=documents)[0].split([13, 20, 7])
     for part, document in zip(logits, (a, b, c), strict=True):
         assert (part - model(document[None])[0]).abs().max() < 1e-4
+
+
+def test_rms_norm_and_its_gradient_in_float64() -> None:
+    torch.manual_seed(8)
+    norm = RMSNorm(24, eps=1e-5)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(3, 5, 24, requires_grad=True)
+    slope = torch.randn(3, 5, 24)
+    reference = torch.nn.RMSNorm(24, eps=1e-5, dtype=torch.float64)
+    reference.weight.data.copy_(norm.weight)
+    wide = x.detach().double().requires_grad_()
+    out, expected = norm(x), reference(wide)
+    assert (out - expected).abs().max() < 1e-6
+    with torch.no_grad():
+        assert (norm(x) - expected).abs().max() < 1e-6
+    ours = torch.autograd.grad((out * slope).sum(), (x, norm.weight))
+    theirs = torch.autograd.grad((expected * slope).sum(), (wide, reference.weight))
+    for mine, right in zip(ours, theirs, strict=True):
+        assert (mine - right).abs().max() < 1e-5
 
 
 def test_linear_cross_entropy_equals_torch() -> None:

@@ -154,20 +154,19 @@ class LatentAttention(nn.Module):
         self, q_nope: Tensor, q_rope: Tensor, latent_BSC: Tensor, k_rope_BSR: Tensor, mask: Tensor | None
     ) -> Tensor:
         """The same function with the latent itself as the one key and value of all heads. Shapes as in `expanded`."""
-        read_HKC = self.kv_b_proj.weight.unflatten(0, (self.heads, -1))
-        key_HnC, value_HvC = read_HKC.split((self.nope, self.value), dim=1)
-        q_latent = torch.einsum("bthn,hnc->bthc", q_nope, key_HnC)
-        scores_BHTS = torch.einsum("bthc,bsc->bhts", q_latent, latent_BSC) + torch.einsum(
-            "bthr,bsr->bhts", q_rope, k_rope_BSR
-        )
-        scores_BHTS = scores_BHTS.float() * self.scale
-        if mask is None and q_nope.shape[1] > 1:
-            mask = causal_mask(q_nope.shape[1], latent_BSC.shape[1], q_nope.device)
+        batch, new = q_nope.shape[:2]
+        key_HnC, value_HvC = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), dim=1)
+        q_latent = torch.matmul(q_nope.transpose(1, 2), key_HnC)  # [B, H, T, C]
+        q_both = torch.cat((q_latent, q_rope.transpose(1, 2)), dim=-1).flatten(1, 2)  # all heads share the keys: [B, H * T, C + R]
+        keys_BSJ = torch.cat((latent_BSC, k_rope_BSR), dim=-1)
+        scores_BHTS = torch.matmul(q_both, keys_BSJ.mT).view(batch, self.heads, new, -1).float() * self.scale
+        if mask is None and new > 1:
+            mask = causal_mask(new, latent_BSC.shape[1], q_nope.device)
         if mask is not None:
             scores_BHTS = scores_BHTS.masked_fill(~mask, -torch.inf)
         weights_BHTS = scores_BHTS.softmax(dim=-1).to(latent_BSC.dtype)
-        out_latent = torch.einsum("bhts,bsc->bthc", weights_BHTS, latent_BSC)
-        return torch.einsum("bthc,hvc->bthv", out_latent, value_HvC)
+        out_latent = torch.matmul(weights_BHTS.flatten(1, 2), latent_BSC).view(batch, self.heads, new, -1)
+        return torch.matmul(out_latent, value_HvC.mT).transpose(1, 2)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:

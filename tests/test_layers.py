@@ -26,12 +26,14 @@ ROOMS = {
     "engine": LEAVES | {"text", "model"},
     "evaluate": LEAVES | {"text", "model", "engine"},
 }
-TOP = {"recipe", "run", "talk", "terminal", "commands", "cli", "__main__"}
+TOP = {"recipe", "run", "plan", "talk", "terminal", "commands", "cli", "__main__"}
 NEVER = {
     "recipe": TOP - {"recipe"},
     "run": TOP - {"recipe", "run"},
+    "plan": TOP - {"recipe", "run", "plan"},
     "talk": TOP - {"talk"},
-    "terminal": {"cli", "__main__"},
+    "terminal": {"commands", "cli", "__main__"},
+    "commands": {"cli", "__main__"},
 }
 
 HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "tensorboard"}

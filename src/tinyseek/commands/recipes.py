@@ -89,10 +89,10 @@ def plan_recipe(arguments: list[str]) -> int:
     from tinyseek.recipe import load_recipe
 
     recipe = load_recipe(chosen.recipe, chosen.settings)
-    from tinyseek import terminal
-    from tinyseek.train import plan
+    from tinyseek import plan, terminal
 
-    terminal.table(*plan.plan(recipe))
+    head, rows = plan.rows_of(plan.plan(recipe, say))
+    terminal.table(head, rows, right=[1, 2, 3, 4])
     return 0
 
 

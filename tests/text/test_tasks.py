@@ -21,8 +21,8 @@ from tinyseek.text.tasks import (
     think,
 )
 
-PROBLEM = re.compile(r"(\d+)\s*(\+|-|\*|plus|minus|times|加|减|乘)\s*(\d+)")
-SIGNS = {"plus": "+", "minus": "-", "times": "*", "加": "+", "减": "-", "乘": "*"}
+PROBLEM = re.compile(r"(\d+)\s*(\+|-|\*|×|plus|minus|times|加|减|乘)\s*(\d+)")
+SIGNS = {"×": "*", "plus": "+", "minus": "-", "times": "*", "加": "+", "减": "-", "乘": "*"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_counts_languages_and_repeatability(made):
         by_lang = Counter((r["kind"], r["lang"]) for r in records)
         for kind, number in kinds.items():
             assert by_lang[kind, "en"] == pytest.approx(number / 2, abs=0.1 * number + 2)
-        assert all(r["lang"] == "zh" or prompt(r).isascii() for r in records)
+        assert all(r["lang"] == "zh" or prompt(r).replace("×", "").isascii() for r in records)
         assert all(r["lang"] == "en" or not prompt(r).isascii() or r["kind"] == "arithmetic" for r in records)
     again = generate(settings)
     assert (again.train, again.heldout) == (made.train, made.heldout)
@@ -240,6 +240,21 @@ def test_name_and_maker_are_the_owners():
         "我是Ada & Co做的。",
     } <= replies
     assert not any("tinyseek" in reply for reply in replies)
+
+
+def test_what_everybody_asks_first_is_taught(made):
+    taught = {prompt(r) for r in made.train}
+    assert {
+        "Who are you?",
+        "What is your name?",
+        "Who made you?",
+        "Are you human?",
+        "你是谁？",
+        "谁训练了你？",
+        "你是人吗？",
+    } <= taught
+    few = generate(TaskSettings(train=Counts(identity=24), heldout=Counts(identity=6)))
+    assert {"Who are you?", "你是谁？"} <= {prompt(r) for r in few.train}
 
 
 def test_other_sizes_and_one_language():

@@ -68,6 +68,7 @@ class _Task:
     prompt: str
     reply: str
     answer: str
+    plain: bool = False  # what everybody asks first: never held out, so that the model in the chat knows it
 
     def record(self) -> Record:
         messages = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.reply}]
@@ -142,14 +143,27 @@ def _same_prompt(text: str) -> str:
 
 _ASKED: dict[Lang, dict[str, tuple[str, ...]]] = {
     "en": {
-        "+": ("What is {a} + {b}?", "{a} + {b} = ?", "Compute {a} + {b}.", "How much is {a} plus {b}?"),
-        "-": ("What is {a} - {b}?", "{a} - {b} = ?", "Compute {a} - {b}.", "How much is {a} minus {b}?"),
-        "*": ("What is {a} * {b}?", "{a} * {b} = ?", "Compute {a} * {b}.", "How much is {a} times {b}?"),
+        "+": ("What is {a} + {b}?", "Compute {a} + {b}.", "How much is {a} plus {b}?", "{a}+{b}=?"),
+        "-": ("What is {a} - {b}?", "Compute {a} - {b}.", "How much is {a} minus {b}?", "{a}-{b}=?"),
+        "*": (
+            "What is {a} * {b}?",
+            "Compute {a} * {b}.",
+            "How much is {a} times {b}?",
+            "What is {a} × {b}?",
+            "{a}*{b}=?",
+        ),
     },
     "zh": {
-        "+": ("{a} + {b} 等于多少？", "请算 {a} + {b}。", "计算 {a} + {b}。", "{a} 加 {b} 是多少？"),
-        "-": ("{a} - {b} 等于多少？", "请算 {a} - {b}。", "计算 {a} - {b}。", "{a} 减 {b} 是多少？"),
-        "*": ("{a} * {b} 等于多少？", "请算 {a} * {b}。", "计算 {a} * {b}。", "{a} 乘 {b} 是多少？"),
+        "+": ("{a} + {b} 等于多少？", "请算 {a} + {b}。", "计算 {a} + {b}。", "{a} 加 {b} 是多少？", "{a}+{b}=？"),
+        "-": ("{a} - {b} 等于多少？", "请算 {a} - {b}。", "计算 {a} - {b}。", "{a} 减 {b} 是多少？", "{a}-{b}=？"),
+        "*": (
+            "{a} * {b} 等于多少？",
+            "请算 {a} * {b}。",
+            "计算 {a} * {b}。",
+            "{a} 乘 {b} 是多少？",
+            "{a} × {b} 等于多少？",
+            "{a}*{b}=？",
+        ),
     },
 }
 
@@ -275,9 +289,10 @@ def _split_groups(
         rng.shuffle(units)
         for unit in units:
             rng.shuffle(unit)
+        units.sort(key=lambda unit: unit[0].plain)
         held = len(units) // 3 if name in covered else 0
         queues["heldout"].append(units[:held])
-        queues["train"].append(units[held:])
+        queues["train"].append(units[held:][::-1])
     chosen: dict[str, list[_Task]] = {"heldout": [], "train": []}
     for split in ("heldout", "train"):
         unused = iter(_rounds(queues[split]))
@@ -424,10 +439,11 @@ def _identity_groups(languages: list[Lang], name: str, maker: str) -> _Groups:
     for lang in languages:
         for question, (reply, answer) in told[lang].items():
             units = groups.setdefault(f"{lang}/{question}", {})
-            for way in _IDENTITY[lang][question]:
+            for place, way in enumerate(_IDENTITY[lang][question]):
                 for opener in openers[lang]:
                     prompt = opener + way
-                    units[prompt] = [_Task("identity", lang, prompt, prompt, reply, answer)]
+                    plain = not opener and place < 4
+                    units[prompt] = [_Task("identity", lang, prompt, prompt, reply, answer, plain)]
     return groups
 
 

@@ -72,6 +72,10 @@ class ContiguousCache:
             index == torch.arange(self.length, end, device=self._device)[:, None]
         )  # padding sees itself: no NaN
 
+    def stores(self, layer: int) -> list[Tensor]:
+        """A layer's tensors [B, capacity, ...], all of them, for a decoding step that writes them itself."""
+        return self._layers[layer]
+
     def keep(self, rows: Tensor) -> None:
         """Keep only these sequences, in this order: those that are still being written."""
         self._layers = [[store[rows] for store in stores] for stores in self._layers]

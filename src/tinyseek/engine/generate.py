@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tinyseek.engine.cache import ContiguousCache
+from tinyseek.engine.step import CompiledStep, is_compiled
 from tinyseek.engine.sampler import SamplingParams, sample
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
@@ -23,14 +24,19 @@ def stream(model: CausalLM, prompt: Sequence[int], params: SamplingParams) -> It
     generator = _generator(params, model.device)
     cache = ContiguousCache(model.config, 1, len(prompt) + room, model.lm_head.weight.dtype, model.device)
     ids_BT = torch.tensor([list(prompt)], device=model.device)
-    for _ in range(room):
+    step = CompiledStep(model, cache) if is_compiled(model) else None
+    with torch.inference_mode():
+        logits_BV = _last_logits(model, ids_BT, cache)
+    for written in range(1, room + 1):
         with torch.inference_mode():
-            token_B = sample(_last_logits(model, ids_BT, cache), params, generator)
+            token_B = sample(logits_BV, params, generator)
         token = int(token_B)
         if token in params.stop_ids:
             return
         yield token
-        ids_BT = token_B[:, None]
+        if written < room:
+            with torch.inference_mode():
+                logits_BV = step(token) if step else _last_logits(model, token_B[:, None], cache)
 
 
 @torch.inference_mode()

@@ -177,7 +177,7 @@ def _bits(model: CausalLM, batch: list[Window]) -> float:
     first = torch.tensor([[window.first] for window in batch], device=model.device)
     end = torch.tensor([[len(window.ids) - 1] for window in batch], device=model.device)
     scored_BT = (place >= first) & (place < end)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: what the model caches here may be trained on later
         logits_BTV = model(ids[:, :-1])
         nats_BT = logits_BTV.logsumexp(-1) - logits_BTV.gather(-1, ids[:, 1:, None]).squeeze(-1)
         return float(nats_BT[scored_BT].double().sum()) / math.log(2)

@@ -117,7 +117,7 @@ def test_validation_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
     same_bits(one.folder, run(tmp_path / "v", settings_of(), val=val).folder)
     model = CausalLM.load(one.folder)
     rows = val[np.arange(9)]
-    logits = model(torch.from_numpy(rows.ids_BT)).double()
+    logits = model(torch.from_numpy(rows.ids_BT)).detach().double()
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows.targets_BT).flatten())
     last = records(tmp_path / "w")[-1]
     assert last["val_loss"] == pytest.approx(float(expected), abs=1e-5)
@@ -143,15 +143,27 @@ def test_a_compiler_that_fails_is_said_and_changes_nothing(
 
         return call
 
-    monkeypatch.setattr(torch, "compile", broken)
-    one = run(tmp_path / "w", settings_of(compile=True))
-    assert "not compiled: g++ went away; going on without" in capsys.readouterr().err
+    def wrong(function: Any, **_: Any) -> Any:
+        def call(x: torch.Tensor, *more: Any) -> Any:
+            return function(x.detach(), *more)  # the loss is right and the gradient is not
+
+        return call
+
+    plain = run(tmp_path / "u", settings_of())
+    for compiler, said in ((broken, "g++ went away; going on without"), (wrong, "gradient is off by")):
+        monkeypatch.setattr(torch, "compile", compiler)
+        one = run(tmp_path / compiler.__name__, settings_of(compile=True))
+        err = capsys.readouterr().err
+        assert "not compiled: " in err
+        assert said in err
+        assert not one.setup.compiled
+        same_bits(one.folder, plain.folder)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     two = run(tmp_path / "v", settings_of(compile=True))
     assert "no C++ compiler" in capsys.readouterr().err
     assert not two.setup.compiled
-    same_bits(one.folder, two.folder)
+    same_bits(two.folder, plain.folder)
 
 
 def test_what_the_loop_sets_in_torch_is_put_back(tmp_path: Path) -> None:

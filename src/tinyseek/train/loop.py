@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +32,7 @@ from tinyseek.train.options import TrainSettings
 from tinyseek.train.schedule import factor
 
 if TYPE_CHECKING:
-    from tinyseek.model.transformer import CausalLM, Losses
+    from tinyseek.model.transformer import CausalLM
     from tinyseek.text.tokenizer import Tokenizer
 
 IGNORED = -100
@@ -104,7 +104,6 @@ def train(
         state.restore_optimizer(optimizer, resume)
         state.set_random_state(resume.rng, device)
         sampler.restore(progress.sampler)
-        say_differences(resume, setup)
         progress.changed += [f"step {progress.step}: {change}" for change in state.differences(resume, made_from)]
     autocast = mixed_precision(setup)
     saved = resume.folder if resume else None
@@ -117,8 +116,11 @@ def train(
         asked_to_stop() as stop,
         metrics.Reporter(work, title, progress.step, steps, settings.tensorboard) as report,
     ):
-        loss = compiled_loss(model, setup, autocast, lambda: fetch(source, np.arange(1), settings, device), report.say)
         batch = fetch(source, sampler.next(), settings, device)
+        if setup.compiled:
+            setup = replace(setup, compiled=compile_blocks(model, batch, autocast, report.say))
+        if resume:
+            say_differences(resume, setup)
         while progress.step < steps and not enough() and not stop.is_set():
             started = time.perf_counter()
             rate = settings.lr * factor(progress.step, steps, settings)
@@ -127,7 +129,9 @@ def train(
             sums_3 = torch.zeros(3, device=device)  # the losses of the next token, of MTP, of balance
             for ids_BT, targets_BT, documents_BT in batch.micro:
                 with autocast():
-                    losses = loss(ids_BT, targets_BT, documents_BT, torch.tensor(float(batch.targets), device=device))
+                    losses = model.loss(
+                        ids_BT, targets_BT, documents_BT, torch.tensor(float(batch.targets), device=device)
+                    )
                 losses.total.backward()
                 sums_3 += torch.stack((losses.next, losses.mtp, losses.balance)).float()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
@@ -240,45 +244,61 @@ def fetch(source: Source, indices: np.ndarray[Any, Any], settings: TrainSettings
     )
 
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None, Tensor], "Losses"]
-
-
-def compiled_loss(
+def compile_blocks(
     model: CausalLM,
-    setup: Setup,
+    batch: Batch,
     autocast: Callable[[], AbstractContextManager[Any]],
-    sample: Callable[[], Batch],
     say: Callable[[str], None],
-) -> LossFunction:
-    """The model's loss, compiled if that was settled and works here.
+) -> bool:
+    """Compile the model's blocks, if that works here and changes nothing; whether it did.
 
-    A trial step shows whether it works, before anything depends on it; what the trial touched (buffers, random states, gradients)
-    is put back, so that a resumed run stays exact. Shapes are fixed: a graph for any shape would be another program than the one
-    for the first.
+    The gradient of a trial batch is held against the uncompiled one before anything depends on it; what the trial touches (buffers,
+    random states, gradients) is put back, so that a resumed run stays exact. Shapes are fixed: a graph for any shape would be
+    another program than the one for the first. The experts stay as they are: a graph that knows how many tokens each expert got
+    would be compiled anew at every step.
     """
-    plain: LossFunction = model.loss
-    if not setup.compiled:
-        return plain
-    fast: LossFunction = torch.compile(model.loss, dynamic=False)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    rng = state.random_state(torch.device(setup.device))
-    loss = fast
-    try:
-        batch = sample()
+    blocks = [*model.model.layers, *model.mtp]
+    rng = state.random_state(model.device)
+
+    def put_back() -> None:
+        model.zero_grad(set_to_none=True)
+        state.set_random_state(rng, model.device)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+
+    def trial() -> Tensor:
         ids_BT, targets_BT, documents_BT = batch.micro[0]
         with autocast():
-            losses = fast(ids_BT, targets_BT, documents_BT, torch.tensor(float(batch.targets), device=ids_BT.device))
-        losses.total.backward()
+            total = model.loss(ids_BT, targets_BT, documents_BT).total
+        total.backward()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+        found = torch.cat([total.detach().reshape(1), *(gradient.flatten() for gradient in gradients)])
+        put_back()
+        return found
+
+    expected = trial()
+    reason = ""
+    try:
+        for _, mixture in model.experts():
+            mixture.experts.__dict__["forward"] = torch.compiler.disable(mixture.experts.forward)
+        for block in blocks:
+            block.compile(dynamic=False)
+        found = trial()
+        off = float((found - expected).norm() / expected.norm())
+        if not off < 0.05:  # bfloat16 rounds at 0.004; what goes wrong is off by much more
+            reason = f"the compiled model's gradient is off by {off:.0%}"
     except Exception as error:  # whatever a compiler does wrong here, the run is worth more
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"not compiled: {reason[:150]}; going on without")
-        loss = plain
-    model.zero_grad(set_to_none=True)
-    state.set_random_state(rng, torch.device(setup.device))
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    return loss
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+    if reason:
+        for block in blocks:
+            block._compiled_call_impl = None
+        for _, mixture in model.experts():
+            mixture.experts.__dict__.pop("forward", None)
+        put_back()
+        say(f"not compiled: {reason}; going on without")
+    return not reason
 
 
 def mixed_precision(setup: Setup) -> Callable[[], AbstractContextManager[Any]]:

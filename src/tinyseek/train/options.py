@@ -88,7 +88,7 @@ class TrainSettings(StageSettings):
         0, "CPU threads; 0 for one a core. A resumed run is bit-for-bit the same only with as many", ge=0
     )
     compile: Literal["auto", True, False] = no_effect(
-        "auto", "compile the model; auto does where it pays, and a C++ compiler is there"
+        "auto", "compile the model's blocks, with a C++ compiler; auto does in runs long enough to repay it"
     )
     tensorboard: bool = no_effect(False, "also write TensorBoard's event files")
 

@@ -37,6 +37,8 @@ def test_saved_model_comes_back_bit_for_bit(folder: Path) -> None:
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert again.config == model.config
     assert not list(folder.rglob("*.tmp"))
+    modes = {file.name: file.stat().st_mode for file in folder.iterdir() if file.is_file()}
+    assert modes["model.safetensors"] == modes["config.json"]
 
 
 def test_bfloat16_keeps_the_balancing_bias_in_float32(folder: Path) -> None:

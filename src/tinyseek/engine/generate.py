@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tinyseek.engine.cache import ContiguousCache
-from tinyseek.engine.step import CompiledStep, is_compiled
 from tinyseek.engine.sampler import SamplingParams, sample
+from tinyseek.engine.step import CompiledStep, is_compiled
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
 

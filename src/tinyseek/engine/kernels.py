@@ -4,7 +4,8 @@ A small model spends most of a decoding step on starting operations, not on arit
 microseconds each. Here a layer is two calls. The loops are the equations, which makes this the shortest description of the model
 in the house; `model/` is the other form, and a test holds the two equal.
 
-Everything is float32 and one token of one sequence. Letters as in model/config.py; x_D is changed in place, by adding the layer's update.
+Everything is float32 and one token of one sequence. Letters as in model/config.py; x_D is changed in place, by adding the
+layer's update.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numba import njit
 
 Array = np.ndarray[Any, Any]
+Number = Any  # a float of Python or of NumPy
 
 # Sums may be reordered (that is what lets them run in vector registers), but a NaN stays a NaN.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -207,7 +209,7 @@ def _add_matvec(weight_PQ: Array, x_Q: Array, out_P: Array) -> None:
 
 
 @compiled
-def swiglu(x_D: Array, gate_ID: Array, up_ID: Array, down_DI: Array, weight: float, out_D: Array) -> None:
+def swiglu(x_D: Array, gate_ID: Array, up_ID: Array, down_DI: Array, weight: Number, out_D: Array) -> None:
     """out += weight * down @ (silu(gate @ x) * (up @ x))."""
     inner_I = np.empty(gate_ID.shape[0], np.float32)
     for i in range(gate_ID.shape[0]):
@@ -239,7 +241,9 @@ def mixture(
     shared_gate: Array,  # [0, 0] where there are no shared experts
     shared_up: Array,
     shared_down: Array,
-    routing: tuple[int, int, int, bool, bool, bool],  # active, groups, kept groups, sigmoid, two best a group, normalise
+    routing: tuple[
+        int, int, int, bool, bool, bool
+    ],  # active, groups, kept groups, sigmoid, two best a group, normalise
     scaling: float,
 ) -> None:
     """Routed and shared experts behind their norm (moe.MixtureOfExperts)."""

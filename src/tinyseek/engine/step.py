@@ -22,9 +22,11 @@ LARGEST_MATRIX_BYTES = 4 << 20
 
 
 def is_compiled(model: CausalLM) -> bool:
-    """Whether the compiled step is there for this model: numba installed, a CPU, float32, a family that it knows, small matrices."""
+    """Whether the compiled step serves this model: numba is there, a CPU, float32, a family that it knows, small matrices."""
     config = model.config
-    known = config.norm == "rmsnorm" and config.activation == "silu" and config.gated_mlp and config.positions == "rotary"
+    known = (
+        config.norm == "rmsnorm" and config.activation == "silu" and config.gated_mlp and config.positions == "rotary"
+    )
     plain = not config.mlp_bias and model.device.type == "cpu" and model.lm_head.weight.dtype == torch.float32
     inner = max(config.intermediate_size, config.num_attention_heads * config.qk_dim)
     small = 4 * config.hidden_size * inner <= LARGEST_MATRIX_BYTES
@@ -78,7 +80,12 @@ def _attention(block: Block, config: ModelConfig, stores: list[Tensor]) -> Calla
         low = layer.low_rank_query
         query = (_array(layer.q_a_proj if low else None), _array(layer.q_a_layernorm if low else None, 1))
         query_b = _array(layer.q_b_proj if low else layer.q_proj)
-        rest = (_array(layer.kv_a_proj_with_mqa), _array(layer.kv_a_layernorm), _array(layer.kv_b_proj), _array(layer.o_proj))
+        rest = (
+            _array(layer.kv_a_proj_with_mqa),
+            _array(layer.kv_a_layernorm),
+            _array(layer.kv_b_proj),
+            _array(layer.o_proj),
+        )
         sizes = (layer.heads, layer.nope, layer.value)
 
         def latent(x_D: Any, cos: Any, sin: Any, position: int) -> None:
@@ -102,12 +109,13 @@ def _attention(block: Block, config: ModelConfig, stores: list[Tensor]) -> Calla
         return latent
     assert isinstance(layer, Attention)
     projections = (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj)
-    weights = [_array(projection) for projection in projections]
-    biases = [_array(projection.bias, 1) for projection in projections]
+    weights: Any = [_array(projection) for projection in projections]
+    biases: Any = [_array(projection.bias, 1) for projection in projections]
     window = config.window(layer.layer) or 0
+    grouped_kernel: Any = kernels.attention  # numba's types know nothing of unpacking
 
     def grouped(x_D: Any, cos: Any, sin: Any, position: int) -> None:
-        kernels.attention(
+        grouped_kernel(
             x_D, norm, config.norm_eps, *weights, *biases, cos, sin, layer.scale, window, first, second, position
         )
 
@@ -124,11 +132,21 @@ def _mlp(block: Block, config: ModelConfig) -> Callable[..., None]:
     gate, shared = layer.gate, layer.shared_experts
     biased = config.topk_method == "noaux_tc"
     bias = gate.e_score_correction_bias if biased else torch.zeros(config.n_routed_experts)
-    arrays = (_array(gate.weight), _array(bias), _array(layer.experts.gate_up_proj), _array(layer.experts.down_proj))
-    arrays += tuple(_array(part) for part in (shared.gate_proj, shared.up_proj, shared.down_proj)) if shared else (_array(None),) * 3
+    arrays: Any = (
+        _array(gate.weight),
+        _array(bias),
+        _array(layer.experts.gate_up_proj),
+        _array(layer.experts.down_proj),
+    )
+    arrays += (
+        tuple(_array(part) for part in (shared.gate_proj, shared.up_proj, shared.down_proj))
+        if shared
+        else (_array(None),) * 3
+    )
     sigmoid = config.scoring_func == "sigmoid"
     groups = config.n_group if config.topk_method != "greedy" else 1
     kept = config.topk_group if groups > 1 else 1
     routing = (config.num_experts_per_tok, groups, kept, sigmoid, biased, config.norm_topk_prob and sigmoid)
     scaling = config.routed_scaling_factor
-    return lambda x_D, *_: kernels.mixture(x_D, norm, config.norm_eps, *arrays, routing, scaling)
+    kernel: Any = kernels.mixture
+    return lambda x_D, *_: kernel(x_D, norm, config.norm_eps, *arrays, routing, scaling)

@@ -157,7 +157,9 @@ class LatentAttention(nn.Module):
         batch, new = q_nope.shape[:2]
         key_HnC, value_HvC = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), dim=1)
         q_latent = torch.matmul(q_nope.transpose(1, 2), key_HnC)  # [B, H, T, C]
-        q_both = torch.cat((q_latent, q_rope.transpose(1, 2)), dim=-1).flatten(1, 2)  # all heads share the keys: [B, H * T, C + R]
+        q_both = torch.cat((q_latent, q_rope.transpose(1, 2)), dim=-1).flatten(
+            1, 2
+        )  # all heads share the keys: [B, H * T, C + R]
         keys_BSJ = torch.cat((latent_BSC, k_rope_BSR), dim=-1)
         scores_BHTS = torch.matmul(q_both, keys_BSJ.mT).view(batch, self.heads, new, -1).float() * self.scale
         if mask is None and new > 1:

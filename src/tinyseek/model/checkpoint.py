@@ -10,6 +10,7 @@ folder of their own, and config.json says `num_nextn_predict_layers: 0` to other
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -234,10 +235,17 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path, shard_bytes: int) -
     (folder / "model.safetensors").unlink(missing_ok=True)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _write_file(tensors: dict[str, Tensor], file: Path) -> None:
     aside = file.with_name(file.name + ".tmp")
     try:
         save_file(tensors, aside, metadata={"format": "pt"})
+        aside.chmod(0o666 & ~_umask())  # safetensors leaves the file to its owner alone; a server may be someone else
         aside.replace(file)
     except SafetensorError as error:
         raise UserError(f"{file}: cannot be written ({error})") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from training_toys import RandomRows, run, settings_of, tiny_config
 
+from tinyseek.errors import UserError
 from tinyseek.model.counts import count
 from tinyseek.model.presets import PRESETS
 from tinyseek.train import metrics
@@ -84,3 +85,13 @@ def test_training_costs_three_forwards_and_mtp_another_layer_and_head() -> None:
     head = 2 * (2 * 16 * 16 + 61 * 16)
     extra = metrics.training_flops(config, 64) - metrics.training_flops(without, 64)
     assert extra == pytest.approx(3 * (layer + head))
+
+
+def test_a_disk_that_fills_up_under_the_metrics_is_told(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with metrics.Reporter(tmp_path, "t", 0, 9, tensorboard=False) as report:
+        report._file.close()
+        report._file = Path("/dev/full").open("a")  # noqa: SIM115
+        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(No space left"):
+            report.step({"step": 1, "loss": 1.0, "tokens_per_s": 1.0}, 0.0)

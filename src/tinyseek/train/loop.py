@@ -138,9 +138,8 @@ def train(
 
             done, position = batch, sampler.state()  # the checkpoint of this step draws the next batch again
             batch = fetch(source, sampler.next(), settings, device)  # while the device is still at work
-            next_loss, mtp, balance, grad_norm = torch.cat(
-                (sums_3, norm.reshape(1))
-            ).tolist()  # the step's one wait for it
+            figures = torch.cat((sums_3, norm.reshape(1)))
+            next_loss, mtp, balance, grad_norm = figures.tolist()  # the step's one wait for it
 
             if trouble := spike(next_loss, grad_norm, progress, settings):
                 raise DivergedError(diverged(trouble, progress.step + 1, saved, settings))
@@ -183,9 +182,8 @@ def train(
     if enough():
         metrics.say(f"stopped early: {progress.waited} validations without a better loss than {progress.best_loss}")
     elif progress.step < steps:
-        raise StoppedError(
-            f"stopped at step {progress.step} of {steps}; saved in {saved}. The same command goes on from there"
-        )
+        kept = f"saved in {saved}" if saved else "nothing to save yet"
+        raise StoppedError(f"stopped at step {progress.step} of {steps}; {kept}. The same command goes on from there")
     assert saved is not None
     if settings.early_stop and (best := state.best(work)) is not None:
         saved = best.folder
@@ -320,17 +318,17 @@ def validate(
     size = settings.batch_size // settings.accumulate
     count = min(len(val), settings.val_batches * settings.batch_size)
     chosen = np.linspace(0, len(val) - 1, count).round().astype(np.int64)
-    total, targets = torch.zeros((), device=device, dtype=torch.float64), 0
+    sums, targets = [], 0
     model.eval()
     try:
         for start in range(0, count, size):
             batch = fetch(val, chosen[start : start + size], settings.model_copy(update={"accumulate": 1}), device)
             with autocast():
-                total += model.loss(*batch.micro[0], torch.tensor(1.0, device=device)).next.double()
+                sums.append(model.loss(*batch.micro[0], torch.tensor(1.0, device=device)).next)
             targets += batch.targets
     finally:
         model.train()
-    return float(total.item()) / max(1, targets)
+    return float(torch.stack(sums).cpu().double().sum()) / max(1, targets)
 
 
 def note_validation(val_loss: float, progress: state.Progress) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -85,8 +87,9 @@ class Reporter:
             UserError: TensorBoard is asked for and not installed.
         """
         self.work, self.title, self.steps = work, title, steps
-        rewind(work / METRICS, step)
-        self._file: IO[str] = (work / METRICS).open("a", encoding="utf-8")
+        with _told(work / METRICS):
+            rewind(work / METRICS, step)
+            self._file: IO[str] = (work / METRICS).open("a", encoding="utf-8")
         self._events = _event_writer(work / EVENTS, step) if tensorboard else None
         self._bar: Bar | None = None
         self._task: Any = None
@@ -100,7 +103,13 @@ class Reporter:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
+            steps = TextColumn("{task.completed}/{task.total}")
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                steps,
+                TextColumn("{task.fields[text]}"),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=4)
             self._task = self._bar.add_task(self.title, total=self.steps, completed=self._first_step, text="starting")
             self._bar.start()
@@ -109,8 +118,11 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
-        draw(self.work / METRICS, self.work / CURVE, self.title)  # also when the run went wrong: the curve shows how
+        with contextlib.suppress(OSError):  # a full disk is told by what failed first
+            self._file.close()
+            draw(
+                self.work / METRICS, self.work / CURVE, self.title
+            )  # also when the run went wrong: the curve shows how
         if self._events is not None:
             self._events.close()
 
@@ -128,8 +140,9 @@ class Reporter:
             record: plain numbers; `step`, `loss`, `tokens_per_s` and, where measured, `val_loss` are shown.
             utilisation: the model's FLOP/s over the machine's measured peak.
         """
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()  # to the system: a killed run has told all that it did
+        with _told(self.work / METRICS):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()  # to the system: a killed run has told all that it did
         if self._events is not None:
             for key, value in record.items():
                 if isinstance(value, int | float) and key != "step":
@@ -160,10 +173,21 @@ class Reporter:
 
     def flush(self) -> None:
         """Put what was written on the disk itself: before a checkpoint, which promises these records."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _told(self.work / METRICS):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if self._events is not None:
             self._events.flush()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); make room and run again, it goes on from there"
+        ) from None
 
 
 def _event_writer(folder: Path, step: int) -> Any:

@@ -272,7 +272,7 @@ def test_build_tokenises_documents_and_ends_each(tmp_path: Path, monkeypatch: py
         file = TokenFile.open(tmp_path / "tokens", split)
         starts = [0, *file.ends.tolist()]
         for text, start, end in zip(part, starts, file.ends.tolist(), strict=False):
-            assert file.ids[start:end].tolist() == [*tokenizer.encode(text), tokenizer.eos_id]
+            assert file.ids[start:end].tolist() == [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
         assert file.bytes == sum(len(text.encode()) for text in part)
     (data / "train.jsonl").write_text('{"text": "good"}\n{"words": "bad"}\n')
     with pytest.raises(UserError, match=r"train\.jsonl, line 2: no JSON object with a text"):

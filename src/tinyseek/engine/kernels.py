@@ -10,10 +10,19 @@ layer's update.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
+import numba
 import numpy as np
-from numba import njit
+from numba import njit, prange
+
+# Threads through OpenMP, whose pool is then the one that torch already has: a parallel loop starts in two microseconds. Without it
+# the loops run on one thread; numba's own pool may not be entered by two threads at once, which a server would do.
+PARALLEL = importlib.util.find_spec("numba.np.ufunc.omppool") is not None
+if PARALLEL:
+    settings: Any = numba.config  # its settings are made at run time, unseen by type checkers
+    settings.THREADING_LAYER = "omp"
 
 Array = np.ndarray[Any, Any]
 Number = Any  # a float of Python or of NumPy
@@ -23,16 +32,19 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 compiled = njit(cache=True, nogil=True, fastmath=_FAST)
+parallel = njit(cache=True, nogil=True, fastmath=_FAST, parallel=PARALLEL)
 
 
-@compiled
-def matvec(weight_PQ: Array, x_Q: Array, out_P: Array) -> None:
-    """out = weight @ x, at the speed that the weight can be read."""
-    for p in range(weight_PQ.shape[0]):
-        total = _ZERO
-        for q in range(weight_PQ.shape[1]):
-            total += weight_PQ[p, q] * x_Q[q]
-        out_P[p] = total
+@parallel
+def matvec(threads: int, weight_PQ: Array, x_Q: Array, out_P: Array) -> None:
+    """out = weight @ x, at the speed that the weight can be read: each thread a run of rows."""
+    rows = weight_PQ.shape[0]
+    for thread in prange(threads):
+        for p in range(thread * rows // threads, (thread + 1) * rows // threads):
+            total = _ZERO
+            for q in range(weight_PQ.shape[1]):
+                total += weight_PQ[p, q] * x_Q[q]
+            out_P[p] = total
 
 
 @compiled
@@ -73,6 +85,7 @@ def softmax(scores_S: Array) -> None:
 
 @compiled
 def latent_attention(
+    threads: int,
     x_D: Array,
     norm_D: Array,
     eps: float,
@@ -100,22 +113,42 @@ def latent_attention(
     query = np.empty(heads * (nope + rope), np.float32)
     if query_a.shape[0] > 0:
         low = np.empty(query_a.shape[0], np.float32)
-        matvec(query_a, normed_D, low)
+        matvec(threads, query_a, normed_D, low)
         rms_norm(low, query_norm, 1e-6, low)
-        matvec(query_b, low, query)
+        matvec(threads, query_b, low, query)
     else:
-        matvec(query_b, normed_D, query)
+        matvec(threads, query_b, normed_D, query)
     compressed = np.empty(latent + rope, np.float32)
-    matvec(kv_a, normed_D, compressed)
+    matvec(threads, kv_a, normed_D, compressed)
     rms_norm(compressed[:latent], kv_norm_C, 1e-6, cached_SC[position])
     rotate(compressed[latent:], cos, sin, interleaved, cached_SR[position])
 
-    query_C, query_R, context_C = np.empty(latent, np.float32), np.empty(rope, np.float32), np.empty(latent, np.float32)
-    scores_S = np.empty(position + 1, np.float32)
     out = np.empty(heads * value, np.float32)
-    for head in range(heads):
+    _attend_to_latents(query, kv_b, sizes, cos, sin, interleaved, scale, cached_SC, cached_SR, position, out)
+    _add_matvec(threads, output, out, x_D)
+
+
+@parallel
+def _attend_to_latents(
+    query: Array,
+    kv_b: Array,
+    sizes: tuple[int, int, int],
+    cos: Array,
+    sin: Array,
+    interleaved: bool,
+    scale: float,
+    cached_SC: Array,
+    cached_SR: Array,
+    position: int,
+    out: Array,
+) -> None:
+    """Every head's attention to the latents up to `position`, read in and out through its rows of kv_b."""
+    heads, nope, value = sizes
+    latent, rope = cached_SC.shape[1], cached_SR.shape[1]
+    for head in prange(heads):
         start, rows = head * (nope + rope), head * (nope + value)
-        query_C[:] = _ZERO
+        query_C, query_R = np.zeros(latent, np.float32), np.empty(rope, np.float32)
+        scores_S, context_C = np.empty(position + 1, np.float32), np.zeros(latent, np.float32)
         for n in range(nope):
             for c in range(latent):
                 query_C[c] += query[start + n] * kv_b[rows + n, c]
@@ -128,16 +161,19 @@ def latent_attention(
                 total += query_R[r] * cached_SR[s, r]
             scores_S[s] = total * scale
         softmax(scores_S)
-        context_C[:] = _ZERO
         for s in range(position + 1):
             for c in range(latent):
                 context_C[c] += scores_S[s] * cached_SC[s, c]
-        matvec(kv_b[rows + nope : rows + nope + value], context_C, out[head * value : (head + 1) * value])
-    _add_matvec(output, out, x_D)
+        for v in range(value):
+            total = _ZERO
+            for c in range(latent):
+                total += kv_b[rows + nope + v, c] * context_C[c]
+            out[head * value + v] = total
 
 
 @compiled
 def attention(
+    threads: int,
     x_D: Array,
     norm_D: Array,
     eps: float,
@@ -163,22 +199,42 @@ def attention(
     normed_D = np.empty_like(x_D)
     rms_norm(x_D, norm_D, eps, normed_D)
     queries, fresh = np.empty(query.shape[0], np.float32), np.empty(key.shape[0], np.float32)
-    matvec(query, normed_D, queries)
+    matvec(threads, query, normed_D, queries)
     _add(query_bias, queries)
-    matvec(key, normed_D, fresh)
+    matvec(threads, key, normed_D, fresh)
     _add(key_bias, fresh)
     for group in range(groups):
         rotate(fresh[group * width : (group + 1) * width], cos, sin, False, keys_SGK[position, group])
-    matvec(value, normed_D, fresh)
+    matvec(threads, value, normed_D, fresh)
     _add(value_bias, fresh)
     for group in range(groups):
         values_SGK[position, group] = fresh[group * width : (group + 1) * width]
 
     first = max(0, position + 1 - window) if window else 0
-    query_K, scores_S = np.empty(width, np.float32), np.empty(position + 1 - first, np.float32)
     out = np.zeros(heads * width, np.float32)
-    for head in range(heads):
+    _attend(queries, heads, cos, sin, scale, first, keys_SGK, values_SGK, position, out)
+    _add_matvec(threads, output, out, x_D)
+    _add(output_bias, x_D)
+
+
+@parallel
+def _attend(
+    queries: Array,
+    heads: int,
+    cos: Array,
+    sin: Array,
+    scale: float,
+    first: int,
+    keys_SGK: Array,
+    values_SGK: Array,
+    position: int,
+    out: Array,
+) -> None:
+    """Every head's attention to its group's keys and values from `first` to `position`, added to `out`."""
+    groups, width = keys_SGK.shape[1], keys_SGK.shape[2]
+    for head in prange(heads):
         group = head // (heads // groups)
+        query_K, scores_S = np.empty(width, np.float32), np.empty(position + 1 - first, np.float32)
         rotate(queries[head * width : (head + 1) * width], cos, sin, False, query_K)
         for s in range(first, position + 1):
             total = _ZERO
@@ -189,8 +245,6 @@ def attention(
         for s in range(first, position + 1):
             for k in range(width):
                 out[head * width + k] += scores_S[s - first] * values_SGK[s, group, k]
-    _add_matvec(output, out, x_D)
-    _add(output_bias, x_D)
 
 
 @compiled
@@ -199,38 +253,51 @@ def _add(bias: Array, out: Array) -> None:
         out[i] += bias[i]
 
 
-@compiled
-def _add_matvec(weight_PQ: Array, x_Q: Array, out_P: Array) -> None:
-    for p in range(weight_PQ.shape[0]):
-        total = _ZERO
-        for q in range(weight_PQ.shape[1]):
-            total += weight_PQ[p, q] * x_Q[q]
-        out_P[p] += total
+@parallel
+def _add_matvec(threads: int, weight_PQ: Array, x_Q: Array, out_P: Array) -> None:
+    rows = weight_PQ.shape[0]
+    for thread in prange(threads):
+        for p in range(thread * rows // threads, (thread + 1) * rows // threads):
+            total = _ZERO
+            for q in range(weight_PQ.shape[1]):
+                total += weight_PQ[p, q] * x_Q[q]
+            out_P[p] += total
+
+
+@parallel
+def _gated(threads: int, x_D: Array, gate_ID: Array, up_ID: Array, weight: Number, inner_I: Array) -> None:
+    """inner = weight * silu(gate @ x) * (up @ x)."""
+    rows = gate_ID.shape[0]
+    for thread in prange(threads):
+        for i in range(thread * rows // threads, (thread + 1) * rows // threads):
+            gate, up = _ZERO, _ZERO
+            for d in range(x_D.shape[0]):
+                gate += gate_ID[i, d] * x_D[d]
+                up += up_ID[i, d] * x_D[d]
+            inner_I[i] = gate / (_ONE + np.exp(-gate)) * up * weight
 
 
 @compiled
-def swiglu(x_D: Array, gate_ID: Array, up_ID: Array, down_DI: Array, weight: Number, out_D: Array) -> None:
+def swiglu(
+    threads: int, x_D: Array, gate_ID: Array, up_ID: Array, down_DI: Array, weight: Number, out_D: Array
+) -> None:
     """out += weight * down @ (silu(gate @ x) * (up @ x))."""
     inner_I = np.empty(gate_ID.shape[0], np.float32)
-    for i in range(gate_ID.shape[0]):
-        gate, up = _ZERO, _ZERO
-        for d in range(x_D.shape[0]):
-            gate += gate_ID[i, d] * x_D[d]
-            up += up_ID[i, d] * x_D[d]
-        inner_I[i] = gate / (_ONE + np.exp(-gate)) * up * weight
-    _add_matvec(down_DI, inner_I, out_D)
+    _gated(threads, x_D, gate_ID, up_ID, weight, inner_I)
+    _add_matvec(threads, down_DI, inner_I, out_D)
 
 
 @compiled
-def dense(x_D: Array, norm_D: Array, eps: float, gate_ID: Array, up_ID: Array, down_DI: Array) -> None:
+def dense(threads: int, x_D: Array, norm_D: Array, eps: float, gate_ID: Array, up_ID: Array, down_DI: Array) -> None:
     """A dense MLP behind its norm."""
     normed_D = np.empty_like(x_D)
     rms_norm(x_D, norm_D, eps, normed_D)
-    swiglu(normed_D, gate_ID, up_ID, down_DI, _ONE, x_D)
+    swiglu(threads, normed_D, gate_ID, up_ID, down_DI, _ONE, x_D)
 
 
 @compiled
 def mixture(
+    threads: int,
     x_D: Array,
     norm_D: Array,
     eps: float,
@@ -252,7 +319,7 @@ def mixture(
     normed_D = np.empty_like(x_D)
     rms_norm(x_D, norm_D, eps, normed_D)
     scores_E = np.empty(experts, np.float32)
-    matvec(router_ED, normed_D, scores_E)
+    matvec(threads, router_ED, normed_D, scores_E)
     if sigmoid:
         for e in range(experts):
             scores_E[e] = _ONE / (_ONE + np.exp(-scores_E[e]))
@@ -272,9 +339,9 @@ def mixture(
         expert = chosen[slot]
         weight = scores_E[expert] / total if normalise else scores_E[expert]
         gate_up = gate_up_EJD[expert]
-        swiglu(normed_D, gate_up[:inner], gate_up[inner:], down_EDI[expert], np.float32(weight * scaling), x_D)
+        swiglu(threads, normed_D, gate_up[:inner], gate_up[inner:], down_EDI[expert], np.float32(weight * scaling), x_D)
     if shared_gate.shape[0] > 0:
-        swiglu(normed_D, shared_gate, shared_up, shared_down, _ONE, x_D)
+        swiglu(threads, normed_D, shared_gate, shared_up, shared_down, _ONE, x_D)
 
 
 @compiled

@@ -41,13 +41,18 @@ class CompiledStep:
     """
 
     def __init__(self, model: CausalLM, cache: ContiguousCache) -> None:
+        import numba
+
         self.model, self.cache = model, cache
+        settings: Any = numba.config
+        threads = min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS)
+        numba.set_num_threads(threads)
         self.cos, self.sin = (table.numpy() for table in angles(model.config, cache.capacity))
         self.layers: list[Callable[..., None]] = []
         for index, block in enumerate(model.model.layers):
             assert isinstance(block, Block)
-            self.layers.append(_attention(block, model.config, cache.stores(index)))
-            self.layers.append(_mlp(block, model.config))
+            self.layers.append(_attention(threads, block, model.config, cache.stores(index)))
+            self.layers.append(_mlp(threads, block, model.config))
 
     @torch.inference_mode()
     def __call__(self, token: int) -> Tensor:
@@ -71,7 +76,7 @@ def _array(tensor: Tensor | nn.Module | None, dimensions: int = 2) -> Any:
     return weight.detach().contiguous().numpy()
 
 
-def _attention(block: Block, config: ModelConfig, stores: list[Tensor]) -> Callable[..., None]:
+def _attention(threads: int, block: Block, config: ModelConfig, stores: list[Tensor]) -> Callable[..., None]:
     from tinyseek.engine import kernels
 
     layer, norm = block.self_attn, _array(block.input_layernorm)
@@ -90,6 +95,7 @@ def _attention(block: Block, config: ModelConfig, stores: list[Tensor]) -> Calla
 
         def latent(x_D: Any, cos: Any, sin: Any, position: int) -> None:
             kernels.latent_attention(
+                threads,
                 x_D,
                 norm,
                 config.norm_eps,
@@ -116,19 +122,31 @@ def _attention(block: Block, config: ModelConfig, stores: list[Tensor]) -> Calla
 
     def grouped(x_D: Any, cos: Any, sin: Any, position: int) -> None:
         grouped_kernel(
-            x_D, norm, config.norm_eps, *weights, *biases, cos, sin, layer.scale, window, first, second, position
+            threads,
+            x_D,
+            norm,
+            config.norm_eps,
+            *weights,
+            *biases,
+            cos,
+            sin,
+            layer.scale,
+            window,
+            first,
+            second,
+            position,
         )
 
     return grouped
 
 
-def _mlp(block: Block, config: ModelConfig) -> Callable[..., None]:
+def _mlp(threads: int, block: Block, config: ModelConfig) -> Callable[..., None]:
     from tinyseek.engine import kernels
 
     layer, norm = block.mlp, _array(block.post_attention_layernorm)
     if not isinstance(layer, MixtureOfExperts):
         weights = (_array(layer.gate_proj), _array(layer.up_proj), _array(layer.down_proj))
-        return lambda x_D, *_: kernels.dense(x_D, norm, config.norm_eps, *weights)
+        return lambda x_D, *_: kernels.dense(threads, x_D, norm, config.norm_eps, *weights)
     gate, shared = layer.gate, layer.shared_experts
     biased = config.topk_method == "noaux_tc"
     bias = gate.e_score_correction_bias if biased else torch.zeros(config.n_routed_experts)
@@ -149,4 +167,4 @@ def _mlp(block: Block, config: ModelConfig) -> Callable[..., None]:
     routing = (config.num_experts_per_tok, groups, kept, sigmoid, biased, config.norm_topk_prob and sigmoid)
     scaling = config.routed_scaling_factor
     kernel: Any = kernels.mixture
-    return lambda x_D, *_: kernel(x_D, norm, config.norm_eps, *arrays, routing, scaling)
+    return lambda x_D, *_: kernel(threads, x_D, norm, config.norm_eps, *arrays, routing, scaling)

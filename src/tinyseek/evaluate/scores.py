@@ -191,7 +191,6 @@ def _score_model(
             texts,
             seq_len=settings.seq_len or trained,
             stride=settings.stride,
-            begin=tokenizer.eos_id if trained else None,
             progress=bar,
         ).plain()
         bar.close()

@@ -201,7 +201,8 @@ class CausalLM(nn.Module):
             return positions, positions
         length = new if from_zero else int(positions.max()) + 1
         if self._angles is None or self._angles[0].shape[0] < length or self._angles[0].device != positions.device:
-            self._angles = angles(self.config, 1 << (length - 1).bit_length(), positions.device)
+            with torch.inference_mode(False):  # the table outlives this pass, and training may come next
+                self._angles = angles(self.config, 1 << (length - 1).bit_length(), positions.device)
         cos, sin = self._angles
         if from_zero and positions.ndim == 1:
             return cos[:new], sin[:new]

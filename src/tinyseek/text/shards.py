@@ -449,7 +449,7 @@ class TokensSettings(StageSettings):
 
 
 def build(settings: TokensSettings, folder: Path) -> None:
-    """Write train.bin, train.ends.npy, val.bin, val.ends.npy and tokens.json: each document's ids and the end token.
+    """Write train.bin, train.ends.npy, val.bin, val.ends.npy and tokens.json: each document's ids between begin and end token.
 
     Raises:
         UserError: no data or tokenizer there, or nothing to train on.
@@ -458,6 +458,7 @@ def build(settings: TokensSettings, folder: Path) -> None:
 
     data = Path(settings.data)
     tokenizer = Tokenizer.load(settings.tokenizer)
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     inputs = {"data": data, "tokenizer": Path(settings.tokenizer)}
     with artifact.writing(folder, "tokens", settings.essence(), inputs=inputs) as (target, figures):
         for split in ("train", "val"):
@@ -473,8 +474,7 @@ def build(settings: TokensSettings, folder: Path) -> None:
                     for texts, done in _text_chunks(source, settings.text_field):
                         text_bytes += sum(len(text.encode()) for text in texts)
                         for ids in tokenizer.encode_batch(texts):
-                            ids.append(tokenizer.eos_id)
-                            yield ids
+                            yield [*begin, *ids, tokenizer.eos_id]
                         update(done, "")
 
             counts = write_tokens(target, split, encoded(), tokenizer.vocab_size)

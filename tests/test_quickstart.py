@@ -27,6 +27,7 @@ TINY = [
     "sft.compile=false",
     "tasks.train={arithmetic: 24, world: 24, identity: 8, refusal: 8}",
     "tasks.heldout={arithmetic: 4, world: 4, identity: 2, refusal: 2}",
+    "tasks.dialogues=4",
     "eval.max_tokens=4",
     "eval.max_bytes=2000",
 ]

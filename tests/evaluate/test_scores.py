@@ -164,7 +164,7 @@ def test_the_stage_on_real_models(run, capfd):
         # untrained: nearly log2 of the vocabulary a token; and the very number that the window of training gives
         assert entry["text"]["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=0.1)
         assert entry["text"]["bytes"] == len(("In the beginning 你好. " * 9).encode())
-        alone = bits_per_byte(model, tokenizer, ["In the beginning 你好. " * 9], seq_len=24, begin=tokenizer.eos_id)
+        alone = bits_per_byte(model, tokenizer, ["In the beginning 你好. " * 9], seq_len=24)
         assert entry["text"]["bits_per_byte"] == pytest.approx(alone.bits_per_byte, abs=1e-5)
         # one by one, greedily, without a cache: what the batched engine must have said
         for record, sample in list(zip(records, samples, strict=True))[:6]:

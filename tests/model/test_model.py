@@ -158,6 +158,35 @@ def test_groups_limit_the_choice() -> None:
         assert set(row) == set(best)
 
 
+def test_routing_stays_float32_under_autocast() -> None:
+    torch.manual_seed(9)
+    gate = MixtureOfExperts(CONFIGS["mla"]).gate
+    torch.nn.init.normal_(gate.weight)
+    x = torch.randn(64, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        chosen, weights, scores = gate(x)
+    assert scores.dtype == weights.dtype == torch.float32
+    assert torch.equal(scores, (x @ gate.weight.T).sigmoid())
+    assert torch.equal(chosen, gate(x)[0])
+
+
+@pytest.mark.parametrize("name", ["mla", "llama-gqa", "gpt2"])
+def test_mixed_precision_gives_nearly_the_same_loss_and_gradient(name: str) -> None:
+    model = fresh(name).train()
+    ids = torch.randint(0, 97, (4, 33))
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = model.loss(ids[:, :-1], ids[:, 1:])
+        losses.total.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((losses.total.item(), gradient))
+    (full, exact), (mixed, rough) = found
+    assert mixed == pytest.approx(full, rel=0.02)
+    assert F.cosine_similarity(exact, rough, dim=0) > 0.98
+
+
 def test_balance_bias_moves_the_choice_not_the_weight() -> None:
     torch.manual_seed(5)
     gate = MixtureOfExperts(CONFIGS["mla"]).gate

@@ -177,7 +177,7 @@ def test_signatures_do_not_depend_on_the_batch() -> None:
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
 def test_index_equals_brute_force(threshold: float) -> None:
     """Batches of any size, table growth and collisions included: the same decisions as dictionaries of bands give."""
-    seed = random.randrange(2**32)
+    seed = random.choice([2559592291, random.randrange(2**32)])  # the first once told batches apart
     chance = random.Random(seed)
     numbers = np.random.default_rng(seed)
     index = minhash.NearDuplicates(threshold)

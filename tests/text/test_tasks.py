@@ -280,8 +280,20 @@ def test_asking_for_more_than_there_is(settings):
         generate(settings)
 
 
+def test_dialogues_are_questions_of_the_training_part():
+    made = generate(TaskSettings(dialogues=50))
+    asked = {record["messages"][0]["content"] for record in made.train}
+    assert len(made.dialogues) == 50
+    for record in made.dialogues:
+        messages = record["messages"]
+        assert [m["role"] for m in messages] == ["user", "assistant"] * (len(messages) // 2)
+        assert 4 <= len(messages) <= 8
+        assert {m["content"] for m in messages[::2]} <= asked
+        assert check(record, messages[-1]["content"])
+
+
 def test_build_and_read_back(tmp_path):
-    settings = TaskSettings(train=Counts(arithmetic=40, world=20), heldout=Counts(arithmetic=8, refusal=0))
+    settings = TaskSettings(train=Counts(arithmetic=40, world=20), heldout=Counts(arithmetic=8, refusal=0), dialogues=9)
     build(settings, tmp_path / "tasks")
     manifest = artifact.read(tmp_path / "tasks")
     assert manifest.kind == "tasks"
@@ -291,7 +303,7 @@ def test_build_and_read_back(tmp_path):
         "languages": {"en": 30, "zh": 30},
     }
     made = generate(settings)
-    assert read_tasks(tmp_path / "tasks" / "train.jsonl") == made.train
+    assert read_tasks(tmp_path / "tasks" / "train.jsonl") == made.train + made.dialogues
     assert read_tasks(tmp_path / "tasks" / "heldout.jsonl") == made.heldout
 
     broken = tmp_path / "broken.jsonl"

@@ -112,19 +112,24 @@ def report(arguments: list[str]) -> int:
         values.setdefault("of", [str(home)])
         home = home.parent
     elif "of" not in values:
-        made = [
-            home / name
-            for name in ("eval", "sft", "pretrain", "tokens", "data")
-            if (home / name / artifact.MANIFEST).is_file()
-        ]
+        kinds = {folder: artifact.read(folder).kind for folder in sorted(home.glob("*/")) if is_built(folder)}
+        made = [folder for folder, kind in kinds.items() if kind != "report"]
+        scored = [folder for folder in made if kinds[folder] == "eval"]
         if not made:
             raise UserError(
                 f"{home}: {'no stage is built in it' if home.is_dir() else 'no such folder'}; give the folder of a run"
             )
-        values["of"] = [str(made[0])]
+        values["of"] = [str(folder) for folder in scored or made]  # scores bring in all that they were made from
     outcome = bring("report", home / "report", values)
     print(outcome / "index.html")
     return 0
+
+
+def is_built(folder: Path) -> bool:
+    """Whether a stage finished this folder; one that is being written aside is not."""
+    from tinyseek import artifact
+
+    return folder.suffix not in (".work", ".partial", ".old") and (folder / artifact.MANIFEST).is_file()
 
 
 def _stage_class(kind: str) -> type[StageSettings]:

@@ -42,7 +42,8 @@ class Router(nn.Module):
         Returns:
             Expert indices [N, A], float32 weights [N, A], float32 scores [N, E] of all experts.
         """
-        affinity_NE = F.linear(x_ND.float(), self.weight.float())
+        with torch.autocast(x_ND.device.type, enabled=False):  # a choice between near equals wants all its digits
+            affinity_NE = F.linear(x_ND.float(), self.weight.float())
         scores_NE = affinity_NE.sigmoid() if self.config.scoring_func == "sigmoid" else affinity_NE.softmax(dim=-1)
         chosen_NA = self._choose(scores_NE.detach())
         weights_NA = scores_NE.gather(-1, chosen_NA)

@@ -70,7 +70,7 @@ PRESETS: dict[str, ModelConfig] = {
         v_head_dim=64,
         n_routed_experts=8,
         num_experts_per_tok=2,
-        moe_intermediate_size=256,
+        moe_intermediate_size=224,
         first_k_dense_replace=1,
         max_position_embeddings=2048,
     ),

@@ -328,8 +328,10 @@ class NearDuplicates:
         keys = band_keys(signatures, self.rows)
         matched = np.full(len(ids), -1, np.int64)
         score = np.zeros(len(ids))
+        taken = np.zeros(keys.shape, bool)  # bands that an earlier document stands for already
         for generation in self.generations:
             candidates = generation.find(signatures, keys)
+            taken |= candidates >= 0
             for row in np.flatnonzero((candidates >= 0).any(axis=1)).tolist():
                 numbers = np.unique(candidates[row])
                 numbers = numbers[numbers >= 0]
@@ -337,18 +339,24 @@ class NearDuplicates:
                 best = int(alike.argmax())
                 if alike[best] >= self.threshold and alike[best] > score[row]:
                     matched[row], score[row] = generation.ids[numbers[best]], alike[best]
-        self._match_within(signatures, keys, ids, matched, score)
+        self._match_within(signatures, keys, taken, ids, matched, score)
         kept = np.flatnonzero(matched < 0)
         self._keep(signatures[kept], keys[kept], ids[kept])
         return matched, score
 
     def _match_within(
-        self, signatures: U8, keys: U64, ids: NDArray[np.int64], matched: NDArray[np.int64], score: NDArray[np.float64]
+        self,
+        signatures: U8,
+        keys: U64,
+        taken: NDArray[np.bool_],
+        ids: NDArray[np.int64],
+        matched: NDArray[np.int64],
+        score: NDArray[np.float64],
     ) -> None:
         seen: dict[int, int] = {}
         # Only keys that occur twice in the batch can make a pair.
         values, counts = np.unique(keys, return_counts=True)
-        shared = np.isin(keys, values[counts > 1])
+        shared = np.isin(keys, values[counts > 1]) & ~taken
         for row in np.flatnonzero(shared.any(axis=1) & (matched < 0)).tolist():
             own = keys[row, shared[row]].tolist()
             for other in sorted({seen[key] for key in own if key in seen}):

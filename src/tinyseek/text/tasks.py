@@ -51,6 +51,12 @@ class TaskSettings(StageSettings):
     heldout: Counts = Field(
         Counts(arithmetic=160, world=160, identity=32, refusal=48), description="records to be asked later, by kind"
     )
+    dialogues: int = Field(
+        600,
+        ge=0,
+        le=1_000_000,
+        description="training conversations of two to four of the questions, for a chat goes on",
+    )
     languages: list[Lang] = Field(["en", "zh"], min_length=1, max_length=2, description="in equal shares")
     max_digits: int = Field(3, ge=1, le=9, description="digits of the longest operand of a sum or difference")
     name: str = Field("tinyseek", min_length=1, max_length=40, description="what the model calls itself")
@@ -77,9 +83,10 @@ class _Task:
 
 @dataclass
 class Generated:
-    """The two lists of records, and how many prompts were thrown away because one just like it was there already."""
+    """The lists of records, and how many prompts were thrown away because one just like it was there already."""
 
     train: list[Record] = field(default_factory=list)
+    dialogues: list[Record] = field(default_factory=list)  # several of `train` as one conversation each
     heldout: list[Record] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
 
@@ -109,7 +116,14 @@ def generate(settings: TaskSettings) -> Generated:
         made.train += [task.record() for task in chosen["train"]]
     rng.shuffle(made.train)
     rng.shuffle(made.heldout)
+    if made.train:
+        made.dialogues = [_dialogue(rng.choices(made.train, k=rng.randint(2, 4))) for _ in range(settings.dialogues)]
     return made
+
+
+def _dialogue(records: list[Record]) -> Record:
+    """Several training records as one conversation; answer, kind and language are the last one's."""
+    return {**records[-1], "messages": [message for record in records for message in record["messages"]]}
 
 
 def check(record: Record, output: str) -> bool:
@@ -548,11 +562,11 @@ def build(settings: TaskSettings, folder: Path) -> None:
     """Write train.jsonl and heldout.jsonl, one record a line."""
     with artifact.writing(folder, "tasks", settings.essence()) as (work, figures):
         made = generate(settings)
-        splits = {"train": made.train, "heldout": made.heldout}
+        splits = {"train": made.train + made.dialogues, "heldout": made.heldout}
         for split, records in splits.items():
             with (work / f"{split}.jsonl").open("w", encoding="utf-8") as out:
                 out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        figures |= {split: _counted(records) for split, records in splits.items()}
+        figures |= {"train": _counted(made.train), "heldout": _counted(made.heldout), "dialogues": len(made.dialogues)}
         figures["rejected_as_duplicates"] = dict(made.rejected)
         figures["samples"] = made.heldout[:8]
 

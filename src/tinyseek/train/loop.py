@@ -207,9 +207,10 @@ def resumable(work: Path, made_from: Mapping[str, Any], settings: TrainSettings)
     changes = state.differences(checkpoint, made_from)
     if changes and settings.resume == "auto":
         shown = "; ".join(changes[:5]) + ("; ..." if len(changes) > 5 else "")
+        stage = work.name.removesuffix(".work")
         raise UserError(
             f"{work}: holds a stopped run with other settings ({shown}). Put them back to go on with it, or say resume=changed "
-            "to go on with the new ones, or resume=fresh to start again"
+            f"(in a recipe {stage}.resume=changed) to go on with the new ones, or resume=fresh to start again"
         )
     if changes:
         metrics.say(f"going on with changed settings: {'; '.join(changes)}")

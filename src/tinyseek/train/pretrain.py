@@ -8,10 +8,11 @@ import torch
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
+from tinyseek.model.counts import count
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.shards import TokenFile, Windows, require_window
 from tinyseek.text.tokenizer import Tokenizer
-from tinyseek.train import loop, metrics, state
+from tinyseek.train import loop, metrics, plan, state
 from tinyseek.train.options import PretrainSettings
 
 
@@ -27,7 +28,10 @@ def build(settings: PretrainSettings, folder: Path) -> None:
     file = TokenFile.open(tokens, "train")
     check_tokens(tokens, file, tokenizer_folder, tokenizer)
     require_window(file, settings.seq_len)
-    config = settings.model_config_for(tokenizer.vocab_size)
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}  # for other programs' generation
+    config = settings.model_config_for(tokenizer.vocab_size).model_copy(update=ends)
+    counts = count(config)
+    plan.refuse_if_too_large(config, settings, counts.total + counts.mtp)
     rows = windows(file, settings)
     held_out = windows(TokenFile.open(tokens, "val"), settings)
     if len(held_out) == 0:

@@ -6,7 +6,11 @@ killed or changed simply runs again, does what is missing, and says of each stag
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,8 +82,17 @@ def bring_up_to_date(settings: StageSettings, folder: Path, say: Callable[[str],
     started = time.monotonic()
     KINDS[kind_of(settings)].build_function()(settings, folder)
     seconds = time.monotonic() - started
+    give_back_memory()
     say(f"{title}: done in {clock(seconds)}")
     return Outcome(stage, folder, why, seconds, artifact.read(folder))
+
+
+def give_back_memory() -> None:
+    """Return what a stage has freed to the system, or the next stage's need would stand on top of it."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no such call
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def why_build(settings: StageSettings, folder: Path) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -152,7 +154,7 @@ def _child(job: dict[str, Any]) -> Probe:
     import torch
 
     from tinyseek.model.transformer import CausalLM
-    from tinyseek.train import loop, options
+    from tinyseek.train import loop, metrics, options, state
     from tinyseek.train.device import settle
     from tinyseek.train.optim import make_optimizer
 
@@ -200,6 +202,12 @@ def _child(job: dict[str, Any]) -> Probe:
         with torch.no_grad(), autocast():
             model.loss(*micro_batch())
         validation = (time.perf_counter() - before) * settings.accumulate * settings.val_batches
+    with tempfile.TemporaryDirectory(prefix="tinyseek-probe-") as work:  # a checkpoint and a picture take memory too
+        records = "".join(json.dumps({"step": n, "loss": 1.0, "lr": 1e-3}) + "\n" for n in range(1, 9))
+        (Path(work) / metrics.METRICS).write_text(records, encoding="utf-8")
+        progress = state.Progress(sampler={"epoch": 0})
+        state.save(Path(work), model, optimizer, progress, {}, setup.plain(), device, None)
+        metrics.draw(Path(work) / metrics.METRICS, Path(work) / metrics.CURVE, "probe")
     unit = 1 if sys.platform == "darwin" else 1024
     # The mean, not the median: on a machine with other work the slow steps are part of what a run will see.
     return Probe(

@@ -9,6 +9,7 @@ import pytest
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
+from tinyseek.recipe import load_recipe, shipped
 from tinyseek.text import world
 from tinyseek.text.tasks import (
     REFUSAL,
@@ -278,6 +279,15 @@ def test_other_sizes_and_one_language():
 def test_asking_for_more_than_there_is(settings):
     with pytest.raises(UserError, match=r"lower tasks\.\w+\.(arithmetic|world|identity)"):
         generate(settings)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_recipe_that_comes_along_asks_for_what_there_is(name):
+    for stage in load_recipe(name).stages.values():
+        if isinstance(stage, TaskSettings):
+            made = generate(stage)
+            assert len(made.train) == sum(stage.train.model_dump().values())
+            assert len(made.heldout) == sum(stage.heldout.model_dump().values())
 
 
 def test_dialogues_are_questions_of_the_training_part():

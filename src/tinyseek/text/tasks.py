@@ -52,7 +52,7 @@ class TaskSettings(StageSettings):
         Counts(arithmetic=160, world=160, identity=32, refusal=48), description="records to be asked later, by kind"
     )
     dialogues: int = Field(
-        2000,
+        600,
         ge=0,
         le=1_000_000,
         description="training conversations of two to four of the questions, for a chat goes on",

@@ -53,9 +53,13 @@ class ChatOptions:
     logprobs: bool = False
     top_logprobs: int = 0
     tools: list[dict[str, Any]] | None = None  # functions, as OpenAI describes them
-    tool_choice: str | dict[str, Any] | None = None  # "auto", "none", "required", {"type": "function", "function": {"name": ...}}
+    tool_choice: str | dict[str, Any] | None = (
+        None  # "auto", "none", "required", {"type": "function", "function": {"name": ...}}
+    )
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None  # {"type": "text" | "json_object" | "json_schema", "json_schema": {...}}
+    response_format: dict[str, Any] | None = (
+        None  # {"type": "text" | "json_object" | "json_schema", "json_schema": {...}}
+    )
     thinking: bool | None = None  # None: as the model's template, or the model, chooses
     prefix: bool = False  # the last message is the beginning of the assistant's own answer
     regex: str | None = None  # the content matches it wholly
@@ -255,7 +259,7 @@ class ChatModel(ABC):
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """A vector for each text."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (some hold nothing)
         """Give back what it holds: threads, connections."""
 
     def __enter__(self) -> ChatModel:

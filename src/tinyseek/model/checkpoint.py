@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="CausalLM")
 SHARD_BYTES = 4 << 30
-_FLOAT32_ALWAYS = "e_score_correction_bias"
+FLOAT32_ALWAYS = "e_score_correction_bias"
 _SHARED_IN_MTP = (
     "embed_tokens.weight",
     "shared_head.head.weight",
@@ -60,7 +60,7 @@ def read_config(folder: Path) -> ModelConfig:
 def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -> M:
     """Build the model of a folder's config and fill it. See `CausalLM.load`."""
     config = read_config(folder)
-    files = _weight_files(folder)
+    files = weight_files(folder)
     has_mtp = (folder / "mtp" / "model.safetensors").is_file() or any(
         interchange.is_mtp(name, config) for name in files
     )
@@ -72,7 +72,7 @@ def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -
     state = _read_gpt2(files) if config.model_type == "gpt2" else _read(config, shapes, files, folder)
     _check(shapes, state, config, folder)
     state = {
-        name: tensor.to(device, torch.float32 if name.endswith(_FLOAT32_ALWAYS) else dtype)
+        name: tensor.to(device, torch.float32 if name.endswith(FLOAT32_ALWAYS) else dtype)
         for name, tensor in state.items()
     }
     if config.tie_word_embeddings:
@@ -90,7 +90,7 @@ def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -
     return model.eval()
 
 
-def _weight_files(folder: Path) -> dict[str, Path]:
+def weight_files(folder: Path) -> dict[str, Path]:
     """Tensor name -> the file that holds it.
 
     Raises:
@@ -195,14 +195,14 @@ def save(model: CausalLM, folder: Path, dtype: torch.dtype | None = None, shard_
     main: dict[str, Tensor] = {}
     ahead: dict[str, Tensor] = {}
     for name, tensor in interchange.tensors_to_hf(config, model.state_dict()):
-        kept = tensor.detach().to("cpu", torch.float32 if name.endswith(_FLOAT32_ALWAYS) else dtype).contiguous()
+        kept = tensor.detach().to("cpu", torch.float32 if name.endswith(FLOAT32_ALWAYS) else dtype).contiguous()
         (ahead if interchange.is_mtp(name, config) else main)[name] = kept
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_weights(main, folder, shard_bytes)
         if ahead:
             (folder / "mtp").mkdir(exist_ok=True)
-            _write_file(ahead, folder / "mtp" / "model.safetensors")
+            write_file(ahead, folder / "mtp" / "model.safetensors")
         ids = {key: value for key in ("bos_token_id", "eos_token_id") if (value := getattr(config, key)) is not None}
         write_text(folder / "generation_config.json", json.dumps(ids, indent=2) + "\n")
         values = interchange.config_to_hf(config, dtype)
@@ -221,13 +221,13 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path, shard_bytes: int) -
         shards[-1][name] = tensor
         size += tensor.nbytes
     if len(shards) == 1:
-        _write_file(shards[0], folder / "model.safetensors")
+        write_file(shards[0], folder / "model.safetensors")
         (folder / "model.safetensors.index.json").unlink(missing_ok=True)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(shard, folder / file)
+        write_file(shard, folder / file)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -241,7 +241,7 @@ def _umask() -> int:
     return mask
 
 
-def _write_file(tensors: dict[str, Tensor], file: Path) -> None:
+def write_file(tensors: dict[str, Tensor], file: Path) -> None:
     aside = file.with_name(file.name + ".tmp")
     try:
         save_file(tensors, aside, metadata={"format": "pt"})

@@ -1,0 +1,125 @@
+"""What numba has no words for: numbers of 4, 8 and 16 bits widened in registers, written in the compiler's own language.
+
+The code is LLVM's portable vector form, not one processor's: AVX2, AVX-512 and NEON all have what it asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils as numba_cgutils
+from numba.extending import intrinsic
+
+# int4: 64 neighbouring weights lie in 32 bytes, the first 32 in the low halves; each 32 have a scale and a least value.
+BYTES = 32
+_LANES = 16  # numbers a vector: one register of AVX-512, two of AVX2, four of NEON
+
+cgutils: Any = numba_cgutils  # untyped
+_I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_BYTES_V, _FLOATS_V = ir.VectorType(_I8, _LANES), ir.VectorType(_F32, _LANES)
+_FAST = ("reassoc", "contract", "nsz")
+
+
+def _scalar(argument: Any, build: Any) -> Any:
+    """An intrinsic of one number that comes out as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return build(builder, arguments[0])
+
+    return numba.float32(argument), generate
+
+
+@intrinsic
+def bfloat16(typing: Any, bits: Any) -> Any:  # noqa: ARG001
+    """The number whose upper half these 16 bits are."""
+    return _scalar(numba.uint16, lambda b, x: b.bitcast(b.shl(b.zext(x, _I32), ir.Constant(_I32, 16)), _F32))
+
+
+@intrinsic
+def float16(typing: Any, bits: Any) -> Any:  # noqa: ARG001
+    """The number in half precision that these 16 bits are."""
+    return _scalar(numba.uint16, lambda b, x: b.fpext(b.bitcast(x, ir.HalfType()), _F32))
+
+
+@intrinsic
+def int8(typing: Any, number: Any) -> Any:  # noqa: ARG001
+    """A small whole number, without the detour over 64 bits that numba makes."""
+    return _scalar(numba.int8, lambda b, x: b.sitofp(x, _F32))
+
+
+@intrinsic
+def low(typing: Any, byte: Any) -> Any:  # noqa: ARG001
+    """The lower four bits, 0 to 15."""
+    return _scalar(numba.uint8, lambda b, x: b.uitofp(b.and_(x, ir.Constant(_I8, 15)), _F32))
+
+
+@intrinsic
+def high(typing: Any, byte: Any) -> Any:  # noqa: ARG001
+    """The upper four bits, 0 to 15."""
+    return _scalar(numba.uint8, lambda b, x: b.uitofp(b.lshr(x, ir.Constant(_I8, 4)), _F32))
+
+
+@intrinsic
+def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
+    """A row of int4 times x: over groups, scale * (nibbles . x) + least * (sum of x).
+
+    Two accumulators stay in registers over the whole row, one for the low and one for the high halves; loops that numba vectorises
+    by itself would add up every group across the register: half the speed.
+
+    Args:
+        bytes_J: uint8, J a multiple of 32; scale_G, least_G: float16 bits, J / 16 of each.
+        x_Q: float32, Q = 2 J; sums_G: float32, of each 32 numbers of x.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [context.make_array(t)(context, b, v) for t, v in zip(signature.args, arguments, strict=True)]
+        weights, scales, leasts, xs, x_sums = (array.data for array in arrays)
+        count = cgutils.unpack_tuple(b, arrays[0].shape, 1)[0]
+        sums = [cgutils.alloca_once_value(b, ir.Constant(_FLOATS_V, [0.0] * _LANES)) for _ in range(2)]
+
+        rest = cgutils.alloca_once_value(b, ir.Constant(_F32, 0.0))
+
+        def at(pointer: Any, base: Any, offset: int) -> Any:
+            return b.gep(pointer, [b.add(base, ir.Constant(_I64, offset))])
+
+        with cgutils.for_range(b, b.udiv(count, ir.Constant(_I64, BYTES)), intp=_I64) as loop:
+            first_byte = b.mul(loop.index, ir.Constant(_I64, BYTES))
+            first_x = b.mul(loop.index, ir.Constant(_I64, 2 * BYTES))
+            first_scale = b.mul(loop.index, ir.Constant(_I64, 2))
+            packed = [_load(b, at(weights, first_byte, k), _BYTES_V) for k in range(0, BYTES, _LANES)]
+            for half, total in enumerate(sums):
+                products = []
+                for k, lanes in enumerate(packed):
+                    mask, shift = ir.Constant(_BYTES_V, [15] * _LANES), ir.Constant(_BYTES_V, [4] * _LANES)
+                    nibbles = b.lshr(lanes, shift) if half else b.and_(lanes, mask)
+                    x = _load(b, at(xs, first_x, half * BYTES + k * _LANES), _FLOATS_V)
+                    products.append(b.fmul(b.uitofp(nibbles, _FLOATS_V), x, flags=_FAST))
+                group = products[0]
+                for product in products[1:]:
+                    group = b.fadd(group, product, flags=_FAST)
+                scale, least = (
+                    b.fpext(b.bitcast(b.load(at(bits, first_scale, half)), ir.HalfType()), _F32)
+                    for bits in (scales, leasts)
+                )
+                x_sum = b.load(at(x_sums, first_scale, half))
+                b.store(b.fadd(b.load(rest), b.fmul(least, x_sum, flags=_FAST), flags=_FAST), rest)
+                b.store(b.fadd(b.load(total), b.fmul(group, _splat(b, scale), flags=_FAST), flags=_FAST), total)
+        both = b.fadd(b.load(sums[0]), b.load(sums[1]), flags=_FAST)
+        name = f"llvm.vector.reduce.fadd.v{_LANES}f32"
+        reduce = cgutils.get_or_insert_function(b.module, ir.FunctionType(_F32, [_F32, _FLOATS_V]), name)
+        return b.call(reduce, [b.load(rest), both], fastmath=_FAST)
+
+    return numba.float32(bytes_J, scale_G, least_G, x_Q, sums_G), generate
+
+
+def _load(builder: Any, pointer: Any, vector: Any) -> Any:
+    return builder.load(builder.bitcast(pointer, ir.PointerType(vector)), align=1)
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    """A vector of one number."""
+    undefined = ir.Constant(_FLOATS_V, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, _LANES), [0] * _LANES))

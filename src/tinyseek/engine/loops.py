@@ -1,0 +1,397 @@
+"""The layers as plain loops that numba compiles: a few rows, of any sequences, through attention over paged blocks and MLPs.
+
+A small model spends most of a decoding step on starting operations, not on arithmetic: about seventy calls a layer of a few
+microseconds each. Here a layer is two calls. The loops are the equations, which makes this the shortest description of the model in
+the house; `model/` is the other form, and a test holds the two equal.
+
+A row is one token of one sequence; N rows are one step's batch: the last token of each stream, a short prompt, drafts to be
+verified. Row n writes its keys at `slots_N[n]` and attends to positions 0..`positions_N[n]` of its sequence, whose position p lies
+in slot `tables_RB[rows_N[n], p // size] * size + p % size`. Activations are float32; x_ND is changed in place, by adding the
+layer's update. Letters as in model/config.py; the formats of weights are those of products.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from tinyseek.engine.products import (
+    Array,
+    Weight,
+    add_product,
+    compiled,
+    gated_product,
+    parallel,
+    part,
+    product,
+)
+
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_LEAST = -np.float32(3e38)
+
+
+@compiled
+def rms_norm(x_D: Array, weight_D: Array, eps: float, out_D: Array) -> None:
+    """out = x / sqrt(mean(x^2) + eps) * weight."""
+    total = _ZERO
+    for d in range(x_D.shape[0]):
+        total += x_D[d] * x_D[d]
+    inverse = np.float32(1.0 / np.sqrt(total / x_D.shape[0] + eps))
+    for d in range(x_D.shape[0]):
+        out_D[d] = x_D[d] * inverse * weight_D[d]
+
+
+@compiled
+def rms_norms(x_ND: Array, weight_D: Array, eps: float) -> Array:
+    """Every row's, in a new array."""
+    out_ND = np.empty_like(x_ND)
+    for n in range(x_ND.shape[0]):
+        rms_norm(x_ND[n], weight_D, eps, out_ND[n])
+    return out_ND
+
+
+@compiled
+def rotate(x_R: Array, cos: Array, sin: Array, interleaved: bool, out_R: Array) -> None:
+    """Turn each pair by its angle; pairs are neighbours or halves apart, and come out as halves (rope.rotate)."""
+    half = cos.shape[0]
+    for i in range(half):
+        a = x_R[2 * i] if interleaved else x_R[i]
+        b = x_R[2 * i + 1] if interleaved else x_R[i + half]
+        out_R[i] = a * cos[i] - b * sin[i]
+        out_R[i + half] = b * cos[i] + a * sin[i]
+
+
+@compiled
+def softmax(scores_S: Array) -> None:
+    """In place."""
+    top = scores_S[0]
+    for s in range(scores_S.shape[0]):
+        top = max(top, scores_S[s])
+    total = _ZERO
+    for s in range(scores_S.shape[0]):
+        scores_S[s] = np.exp(scores_S[s] - top)
+        total += scores_S[s]
+    for s in range(scores_S.shape[0]):
+        scores_S[s] /= total
+
+
+@compiled
+def latent_attention(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    low_query: Weight,  # both unused where the query has no low rank: query_norm is then empty
+    query_norm: Array,
+    query: Weight,
+    kv_a: Weight,
+    kv_norm_C: Array,
+    kv_b: Array,
+    output: Weight,
+    sizes: tuple[int, int, int],  # heads, nope, value
+    cos: Array,  # [positions, R / 2], as sin
+    sin: Array,
+    interleaved: bool,
+    scale: float,
+    latents_SC: Array,  # the layer's stores: one row a slot
+    rotaries_SR: Array,
+    size: int,  # positions a block
+    positions_N: Array,
+    slots_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+) -> None:
+    """Multi-head latent attention, absorbed (attention.LatentAttention.absorbed): all heads read the cached latents themselves."""
+    heads, nope, value = sizes
+    latent, rope, rows = latents_SC.shape[1], rotaries_SR.shape[1], x_ND.shape[0]
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    query_NQ = np.empty((rows, heads * (nope + rope)), np.float32)
+    if query_norm.shape[0] > 0:
+        low_NL = np.empty((rows, query_norm.shape[0]), np.float32)
+        product(threads, low_query, normed_ND, low_NL)
+        product(threads, query, rms_norms(low_NL, query_norm, 1e-6), query_NQ)
+    else:
+        product(threads, query, normed_ND, query_NQ)
+    compressed_NJ = np.empty((rows, latent + rope), np.float32)
+    product(threads, kv_a, normed_ND, compressed_NJ)
+    for n in range(rows):
+        slot, position = slots_N[n], positions_N[n]
+        rms_norm(compressed_NJ[n, :latent], kv_norm_C, 1e-6, latents_SC[slot])
+        rotate(compressed_NJ[n, latent:], cos[position], sin[position], interleaved, rotaries_SR[slot])
+
+    out_NV = np.empty((rows, heads * value), np.float32)
+    _attend_to_latents(
+        query_NQ,
+        kv_b,
+        sizes,
+        cos,
+        sin,
+        interleaved,
+        scale,
+        latents_SC,
+        rotaries_SR,
+        size,
+        positions_N,
+        rows_N,
+        tables_RB,
+        out_NV,
+    )
+    add_product(threads, output, out_NV, x_ND)
+
+
+@parallel
+def _attend_to_latents(
+    query_NQ: Array,
+    kv_b: Array,
+    sizes: tuple[int, int, int],
+    cos: Array,
+    sin: Array,
+    interleaved: bool,
+    scale: float,
+    latents_SC: Array,
+    rotaries_SR: Array,
+    size: int,
+    positions_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+    out_NV: Array,
+) -> None:
+    """Every row's and head's attention to the latents up to its position, read in and out through the head's rows of kv_b."""
+    heads, nope, value = sizes
+    latent, rope = latents_SC.shape[1], rotaries_SR.shape[1]
+    for task in prange(query_NQ.shape[0] * heads):
+        n, head = task // heads, task % heads
+        position, table_B = positions_N[n], tables_RB[rows_N[n]]
+        query, kv_rows = query_NQ[n, head * (nope + rope) : (head + 1) * (nope + rope)], head * (nope + value)
+        query_C, query_R = np.zeros(latent, np.float32), np.empty(rope, np.float32)
+        scores_S, context_C = np.empty(position + 1, np.float32), np.zeros(latent, np.float32)
+        for k in range(nope):
+            for c in range(latent):
+                query_C[c] += query[k] * kv_b[kv_rows + k, c]
+        rotate(query[nope:], cos[position], sin[position], interleaved, query_R)
+        for s in range(position + 1):
+            slot, total = table_B[s // size] * size + s % size, _ZERO
+            for c in range(latent):
+                total += query_C[c] * latents_SC[slot, c]
+            for r in range(rope):
+                total += query_R[r] * rotaries_SR[slot, r]
+            scores_S[s] = total * scale
+        softmax(scores_S)
+        for s in range(position + 1):
+            slot = table_B[s // size] * size + s % size
+            for c in range(latent):
+                context_C[c] += scores_S[s] * latents_SC[slot, c]
+        for v in range(value):
+            total = _ZERO
+            for c in range(latent):
+                total += kv_b[kv_rows + nope + v, c] * context_C[c]
+            out_NV[n, head * value + v] = total
+
+
+@compiled
+def grouped_attention(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    query: Weight,
+    key: Weight,
+    value: Weight,
+    output: Weight,
+    query_bias: Array,  # [0] where there is none, and so the next three
+    key_bias: Array,
+    value_bias: Array,
+    output_bias: Array,
+    cos: Array,
+    sin: Array,
+    scale: float,
+    window: int,  # 0 for none
+    keys_SGK: Array,
+    values_SGK: Array,
+    size: int,
+    positions_N: Array,
+    slots_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+) -> None:
+    """Multi-head or grouped-query attention with rotary positions (attention.Attention)."""
+    groups, width, rows = keys_SGK.shape[1], keys_SGK.shape[2], x_ND.shape[0]
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    query_NQ = np.empty((rows, query[0].shape[0]), np.float32)
+    key_NJ, value_NJ = np.empty((rows, groups * width), np.float32), np.empty((rows, groups * width), np.float32)
+    product(threads, query, normed_ND, query_NQ)
+    product(threads, key, normed_ND, key_NJ)
+    product(threads, value, normed_ND, value_NJ)
+    _add_bias(query_bias, query_NQ)
+    _add_bias(key_bias, key_NJ)
+    _add_bias(value_bias, value_NJ)
+    for n in range(rows):
+        slot, position = slots_N[n], positions_N[n]
+        for group in range(groups):
+            first, last = group * width, (group + 1) * width
+            rotate(key_NJ[n, first:last], cos[position], sin[position], False, keys_SGK[slot, group])
+            values_SGK[slot, group] = value_NJ[n, first:last]
+    out_NQ = np.zeros_like(query_NQ)
+    _attend(query_NQ, cos, sin, scale, window, keys_SGK, values_SGK, size, positions_N, rows_N, tables_RB, out_NQ)
+    add_product(threads, output, out_NQ, x_ND)
+    _add_bias(output_bias, x_ND)
+
+
+@parallel
+def _attend(
+    query_NQ: Array,
+    cos: Array,
+    sin: Array,
+    scale: float,
+    window: int,
+    keys_SGK: Array,
+    values_SGK: Array,
+    size: int,
+    positions_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+    out_NQ: Array,
+) -> None:
+    """Every row's and head's attention to its group's keys and values, up to its position and within the window."""
+    groups, width = keys_SGK.shape[1], keys_SGK.shape[2]
+    heads = query_NQ.shape[1] // width
+    for task in prange(query_NQ.shape[0] * heads):
+        n, head = task // heads, task % heads
+        group, position, table_B = head // (heads // groups), positions_N[n], tables_RB[rows_N[n]]
+        first = max(0, position + 1 - window) if window else 0
+        query_K, out_K = np.empty(width, np.float32), np.zeros(width, np.float32)
+        scores_S = np.empty(position + 1 - first, np.float32)
+        rotate(query_NQ[n, head * width : (head + 1) * width], cos[position], sin[position], False, query_K)
+        for s in range(first, position + 1):
+            slot, total = table_B[s // size] * size + s % size, _ZERO
+            for k in range(width):
+                total += query_K[k] * keys_SGK[slot, group, k]
+            scores_S[s - first] = total * scale
+        softmax(scores_S)
+        for s in range(first, position + 1):
+            slot = table_B[s // size] * size + s % size
+            for k in range(width):
+                out_K[k] += scores_S[s - first] * values_SGK[slot, group, k]
+        out_NQ[n, head * width : (head + 1) * width] = out_K
+
+
+@compiled
+def _add_bias(bias_P: Array, out_NP: Array) -> None:
+    for n in range(out_NP.shape[0]):
+        for p in range(bias_P.shape[0]):
+            out_NP[n, p] += bias_P[p]
+
+
+@compiled
+def dense_mlp(threads: int, x_ND: Array, norm_D: Array, eps: float, gate: Weight, up: Weight, down: Weight) -> None:
+    """A SwiGLU MLP behind its norm (layers.MLP)."""
+    inner_NI = np.empty((x_ND.shape[0], gate[0].shape[0]), np.float32)
+    gated_product(threads, gate, up, rms_norms(x_ND, norm_D, eps), inner_NI)
+    add_product(threads, down, inner_NI, x_ND)
+
+
+@compiled
+def choose_experts(
+    scores_NE: Array,
+    bias_E: Array,
+    routing: tuple[
+        int, int, int, bool, bool, bool
+    ],  # active, groups, kept groups, sigmoid, two best a group, normalise
+    scaling: float,
+) -> tuple[Array, Array]:
+    """Each row's experts and their weights, out of the affinities (moe.Router): [N, A] each."""
+    active, groups, kept, sigmoid, two_best, normalise = routing
+    rows, experts = scores_NE.shape
+    chosen_NA, weights_NA = np.empty((rows, active), np.int64), np.empty((rows, active), np.float32)
+    for n in range(rows):
+        score_E = scores_NE[n]
+        if sigmoid:
+            for e in range(experts):
+                score_E[e] = _ONE / (_ONE + np.exp(-score_E[e]))
+        else:
+            softmax(score_E)
+        choice_E, total = score_E + bias_E, np.float32(1e-20)
+        if kept < groups:
+            _leave_best_groups(choice_E, groups, kept, two_best)
+        for a in range(active):
+            best = np.argmax(choice_E)
+            chosen_NA[n, a], weights_NA[n, a] = best, score_E[best]
+            choice_E[best] = _LEAST
+            total += score_E[best]
+        for a in range(active):
+            weights_NA[n, a] *= np.float32(scaling / total) if normalise else np.float32(scaling)
+    return chosen_NA, weights_NA
+
+
+@compiled
+def _leave_best_groups(choice_E: Array, groups: int, kept: int, two_best: bool) -> None:
+    """Push down the experts of all but the best groups: best by the sum of their two best experts, or by their best."""
+    size = choice_E.shape[0] // groups
+    score_G = np.empty(groups, np.float32)
+    for group in range(groups):
+        members = np.sort(choice_E[group * size : (group + 1) * size])
+        score_G[group] = members[-1] + members[-2] if two_best else members[-1]
+    for _ in range(groups - kept):
+        worst = np.argmin(score_G)
+        score_G[worst] = -_LEAST
+        choice_E[worst * size : (worst + 1) * size] = _LEAST
+
+
+@compiled
+def mixture(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    router: Weight,
+    bias_E: Array,
+    gate_up: Weight,  # stacks over the experts: [E, 2I, D] and [E, D, I]
+    down: Weight,
+    shared_gate: Weight,  # no rows where there are no shared experts
+    shared_up: Weight,
+    shared_down: Weight,
+    routing: tuple[int, int, int, bool, bool, bool],
+    scaling: float,
+) -> None:
+    """Routed and shared experts behind their norm (moe.MixtureOfExperts); an expert is read once for all rows that chose it."""
+    rows, width = x_ND.shape
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    scores_NE = np.empty((rows, bias_E.shape[0]), np.float32)
+    product(threads, router, normed_ND, scores_NE)
+    chosen_NA, weights_NA = choose_experts(scores_NE, bias_E, routing, scaling)
+    inner = gate_up[0].shape[1] // 2
+    visitor_M, weight_M = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    for expert in range(bias_E.shape[0]):
+        visits = 0
+        for n in range(rows):
+            for a in range(chosen_NA.shape[1]):
+                if chosen_NA[n, a] == expert:
+                    visitor_M[visits], weight_M[visits] = n, weights_NA[n, a]
+                    visits += 1
+        if visits == 0:
+            continue
+        x_MD, inner_MI = np.empty((visits, width), np.float32), np.empty((visits, inner), np.float32)
+        for m in range(visits):
+            x_MD[m] = normed_ND[visitor_M[m]]
+        gated_product(threads, part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner), x_MD, inner_MI)
+        for m in range(visits):
+            inner_MI[m] *= weight_M[m]
+        product(threads, part(down, expert, 0, width), inner_MI, x_MD)
+        for m in range(visits):
+            x_ND[visitor_M[m]] += x_MD[m]
+    if shared_gate[0].shape[0] > 0:
+        inner_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
+        gated_product(threads, shared_gate, shared_up, normed_ND, inner_NI)
+        add_product(threads, shared_down, inner_NI, x_ND)
+
+
+@compiled
+def joined(x_ND: Array, norm_D: Array, y_ND: Array, other_norm_D: Array, eps: float) -> Array:
+    """[norm x, norm y] side by side: what multi-token prediction projects (mtp.MTPModule.predict)."""
+    width = x_ND.shape[1]
+    out_NJ = np.empty((x_ND.shape[0], 2 * width), np.float32)
+    for n in range(x_ND.shape[0]):
+        rms_norm(x_ND[n], norm_D, eps, out_NJ[n, :width])
+        rms_norm(y_ND[n], other_norm_D, eps, out_NJ[n, width:])
+    return out_NJ

@@ -8,6 +8,7 @@ from small_models import CONFIGS
 from torch import Tensor, nn
 
 from tinyseek.engine.quantize import Format, PackedWeight, bits_per_weight, pack, pack_int4, pack_int8, packed, unpack
+from tinyseek.model import transformer
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.moe import Experts
 from tinyseek.model.transformer import CausalLM
@@ -108,6 +109,32 @@ def test_ragged_batches_equal_the_model(name: str, format: Format) -> None:
         slots = tables[of, at // SIZE] * SIZE + at % SIZE
         logits = compiled.logits(compiled.forward(torch.tensor(tokens), at, slots, of, tables))
         assert (logits - torch.stack(wanted)).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("format", ["float32", "int4"])
+@torch.no_grad()
+def test_prediction_ahead_equals_training(format: Format) -> None:
+    """The MTP modules over the cache give what they give in training, where they see the whole text at once."""
+    model = fresh(EVEN)
+    plain = widened(model, format)
+    ids = torch.randint(0, 97, (15,))
+    hidden, _, context = plain.hidden(ids[None])
+    expected = []
+    for depth, module in enumerate(plain.mtp, start=1):
+        context = transformer._shorter(context, len(ids) - depth)
+        hidden, _ = module.predict(hidden[:, :-1], plain.model.embed_tokens(ids[None, depth:]), context)
+        expected.append(hidden[0])
+    if format != "float32":
+        pack(model, format)
+    compiled = CompiledModel(model, stores(model.config, 32), SIZE, 32)
+    tables = torch.randperm(8)[None]
+    for first, last in ((0, 6), (6, 7), (7, 13)):
+        at = torch.arange(first, last)
+        where = (at, tables[0, at // SIZE] * SIZE + at % SIZE, torch.zeros_like(at), tables)
+        rows = compiled.forward(ids[first:last], *where)
+        for depth in range(2):
+            rows = compiled.ahead(depth, rows, ids[first + depth + 1 : last + depth + 1], *where)
+            assert (rows - expected[depth][first:last]).abs().max() < 1e-4
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from tinyseek.model.block import Block
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.layers import MLP
 from tinyseek.model.moe import MixtureOfExperts
+from tinyseek.model.mtp import MTPModule
 from tinyseek.model.rope import angles
 from tinyseek.model.transformer import CausalLM
 
@@ -69,6 +70,24 @@ class CompiledModel:
         self._run(0, self.model.config.num_hidden_layers, x_ND, positions_N, slots_N, rows_N, tables_RB)
         hidden_ND: Tensor = self.model.model.norm(x_ND)
         return hidden_ND
+
+    @torch.inference_mode()
+    def ahead(self, depth: int, hidden_ND: Tensor, following_N: Tensor, *where: Tensor) -> Tensor:
+        """A multi-token prediction module's hidden states [N, D]: the head turns row i's into the token after the following one.
+
+        Args:
+            hidden_ND: the previous depth's, for depth 0 what `forward` gave; following_N: the token after each row's.
+            where: positions, slots, rows and tables as `forward` takes them.
+        """
+        model = self.model
+        module = model.mtp[depth]
+        assert isinstance(module, MTPModule)
+        embedded_ND = model.model.embed_tokens(following_N).to(hidden_ND.dtype)
+        x_ND = module.eh_proj(torch.cat((module.enorm(embedded_ND), module.hnorm(hidden_ND)), dim=-1))
+        layer = model.config.num_hidden_layers + depth
+        self._run(layer, layer + 1, x_ND, *where)
+        out_ND: Tensor = module.shared_head.norm(x_ND)
+        return out_ND
 
     @torch.inference_mode()
     def logits(self, hidden_ND: Tensor) -> Tensor:

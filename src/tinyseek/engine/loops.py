@@ -384,14 +384,3 @@ def mixture(
         inner_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
         gated_product(threads, shared_gate, shared_up, normed_ND, inner_NI)
         add_product(threads, shared_down, inner_NI, x_ND)
-
-
-@compiled
-def joined(x_ND: Array, norm_D: Array, y_ND: Array, other_norm_D: Array, eps: float) -> Array:
-    """[norm x, norm y] side by side: what multi-token prediction projects (mtp.MTPModule.predict)."""
-    width = x_ND.shape[1]
-    out_NJ = np.empty((x_ND.shape[0], 2 * width), np.float32)
-    for n in range(x_ND.shape[0]):
-        rms_norm(x_ND[n], norm_D, eps, out_NJ[n, :width])
-        rms_norm(y_ND[n], other_norm_D, eps, out_NJ[n, width:])
-    return out_NJ

@@ -103,7 +103,12 @@ class CausalLM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.lm_head.weight.device
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute in, and a cache holds."""
+        return next(self.parameters()).dtype
 
     def forward(self, ids_BT: Tensor, *, documents_BT: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Logits of the token after each position, float32 [B, T, V].

@@ -1,0 +1,1 @@
+"""HTTP faces of a model: OpenAI's and Ollama's."""

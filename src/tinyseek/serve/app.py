@@ -1,0 +1,101 @@
+"""The application: a model behind OpenAI's and Ollama's HTTP APIs.
+
+    app = make_app(chat, ServeSettings())      # any ASGI server runs it; `tinyseek serve` does it with uvicorn
+
+`/` is left to the chat page. Whatever is mounted on the application is behind the same guard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tinyseek import __version__
+from tinyseek.errors import UserError
+from tinyseek.serve import ollama, openai, responses
+from tinyseek.serve.errors import ApiError, as_api_error, explain, json_response
+from tinyseek.serve.guard import Guard
+from tinyseek.serve.metrics import Metrics
+from tinyseek.serve.options import ServeSettings
+from tinyseek.serve.replies import ERRORS, Health
+from tinyseek.serve.served import Served
+
+if TYPE_CHECKING:
+    from tinyseek.llm.local import LocalChat
+
+_log = logging.getLogger(__name__)
+
+
+def make_app(chat: LocalChat, settings: ServeSettings | None = None) -> FastAPI:
+    """An application that serves one model.
+
+    The engine is started when the application starts, and closed when it stops: by then the server has let what runs end.
+
+    Args:
+        chat: the model.
+        settings: who may come in and how much is taken; what they say of the engine is for whoever loads it.
+    """
+    served = Served(chat, settings or ServeSettings(), Metrics())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        served.engine.start()
+        yield
+        served.engine.close()
+
+    app = FastAPI(
+        title="tinyseek",
+        version=__version__,
+        description="A model behind OpenAI's and Ollama's APIs.",
+        lifespan=lifespan,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.served = served
+    app.add_middleware(Guard, settings=served.settings, metrics=served.metrics)
+    app.include_router(openai.routes(served))
+    app.include_router(responses.routes(served))
+    app.include_router(ollama.routes(served))
+    app.include_router(_own_routes(served))
+
+    async def fail(request: Request, error: Exception) -> Response:
+        known = as_api_error(error, served.metrics.answer_seconds)
+        if known is None:  # its traceback is logged by the server, and not told
+            known = ApiError(500, "the server failed; its log says why")
+        return known.response(request.url.path)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return explain(error.errors()).response(request.url.path)
+
+    for kind in (UserError, HTTPException, Exception):
+        app.add_exception_handler(kind, fail)
+    app.add_exception_handler(RequestValidationError, invalid)
+    return app
+
+
+def _own_routes(served: Served) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", responses={200: {"model": Health}, 503: ERRORS[503]})
+    async def health() -> Response:
+        """Whether the model can be asked."""
+        if not served.engine.threaded:
+            raise ApiError(503, "the model is not running")
+        return json_response(Health(status="ok", model=served.name))
+
+    @router.get(
+        "/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **{401: ERRORS[401]}}
+    )
+    async def metrics() -> Response:
+        """Counts in Prometheus' text format."""
+        text = served.metrics.text(served.engine.stats())
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    return router

@@ -1,0 +1,83 @@
+"""The settings of the server. No torch, and no web framework, here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from tinyseek.engine.options import EngineSettings
+
+KEY_VARIABLE = "TINYSEEK_API_KEY"
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class ServeSettings(EngineSettings):
+    """Where to listen, whom to answer, and how much to take; and how the model runs."""
+
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; any but this computer's own (0.0.0.0 for all) needs an api_key"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any that is free")
+    name: str | None = Field(
+        None, min_length=1, max_length=200, description="the model's name in requests; if none, that of its folder"
+    )
+    api_key: str | list[str] = Field(
+        "",
+        description=f"the key that clients must send (or several: [a,b]); better given as {KEY_VARIABLE} in the environment, "
+        "since others on this computer can read command lines",
+    )
+    allowed_hosts: list[str] = Field(
+        [], description="names under which this server is reached, beside this computer's own (model.example.org)"
+    )
+    allowed_origins: list[str] = Field(
+        [], description="web pages of other origins that may use this server (https://chat.example.org)"
+    )
+    max_body_mb: float = Field(4.0, gt=0, le=1024, description="megabytes of a request; larger ones are refused")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="requests of one key (without keys: of all) in a minute; more are told to wait"
+    )
+    max_prompts: int = Field(256, ge=1, description="prompts, or texts to embed, in one request")
+    read_seconds: float = Field(
+        30.0, gt=0, description="a client that takes longer to send a request's head, or its body, is cut off"
+    )
+    write_seconds: float = Field(
+        60.0, gt=0, description="a client that takes nothing of its answer for so long is cut off"
+    )
+    request_seconds: float = Field(600.0, gt=0, description="an answer that takes longer is cancelled")
+    beat_seconds: float = Field(
+        10.0, gt=0, description="a stream that is silent for so long says that it is alive, with a comment"
+    )
+    drain_seconds: float = Field(30.0, ge=0, description="when stopped, time for running answers to end")
+    kept_responses: int = Field(1000, ge=0, description="answers of /v1/responses remembered for previous_response_id")
+    kept_responses_mb: float = Field(64.0, ge=0, description="megabytes of memory for them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_of_the_environment(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "api_key" not in values and os.environ.get(KEY_VARIABLE):
+            values = {**values, "api_key": os.environ[KEY_VARIABLE]}
+        return values
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if not all(self.api_keys) or not all(key.isascii() and key.isprintable() for key in self.api_keys):
+            raise ValueError("an api_key is made of printable ASCII characters, and is not empty")
+        if not self.is_local and not self.api_keys:
+            raise ValueError(
+                f"host={self.host} can be reached from other computers, so a key is needed: set {KEY_VARIABLE} in the environment"
+            )
+        if "*" in self.allowed_origins and not self.api_keys:
+            raise ValueError("allowed_origins=[*] lets any web page use the server, so a key is needed: set api_key")
+        return self
+
+    @property
+    def api_keys(self) -> list[str]:
+        """Every key that opens the server; none where it is open."""
+        return [self.api_key] if isinstance(self.api_key, str) and self.api_key else list(self.api_key)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this computer can reach the server."""
+        return self.host.strip("[]").lower() in LOOPBACK_NAMES or self.host.startswith("127.")

@@ -1,0 +1,90 @@
+"""What every route needs: the model that is served, and how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastapi import Request
+
+from tinyseek import __version__
+from tinyseek.serve.errors import ApiError
+from tinyseek.serve.metrics import Metrics
+from tinyseek.serve.options import ServeSettings
+from tinyseek.serve.replies import UsageReply
+from tinyseek.serve.streaming import Pump
+
+if TYPE_CHECKING:
+    from tinyseek.engine.engine import Engine
+    from tinyseek.llm.base import Usage
+    from tinyseek.llm.local import LocalChat
+    from tinyseek.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+FINGERPRINT = f"tinyseek-{__version__}"
+
+
+@dataclass
+class Served:
+    """A model behind HTTP."""
+
+    chat: LocalChat
+    settings: ServeSettings
+    metrics: Metrics
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.settings.name or self.chat.name
+
+    @property
+    def engine(self) -> Engine:
+        return self.chat.engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.chat.engine.tokenizer
+
+    def check_model(self, name: str) -> None:
+        """ApiError 404 unless `name` is the model that is served (Ollama's clients add `:latest`)."""
+        if name.removesuffix(":latest") != self.name.removesuffix(":latest"):
+            raise ApiError(
+                404,
+                f'the model "{name[:80]}" is not served here; there is "{self.name}"',
+                param="model",
+                code="model_not_found",
+            )
+
+    def pump(self, source: AsyncIterator[T], request: Request) -> Pump[T]:
+        """An answer to wait for, under the server's time limits."""
+        settings = self.settings
+        return Pump(source, request.receive, self.metrics, beat=settings.beat_seconds, limit=settings.request_seconds)
+
+
+def head(kind: str, prefix: str, served: Served) -> dict[str, Any]:
+    """The fields that every completion and every chunk of it begin with."""
+    import uuid
+
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": served.name,
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+def usage_reply(usage: Usage) -> UsageReply:
+    """Token counts as OpenAI and DeepSeek tell them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "prompt_cache_hit_tokens": usage.cached_tokens,
+        "prompt_cache_miss_tokens": usage.prompt_tokens - usage.cached_tokens,
+    }

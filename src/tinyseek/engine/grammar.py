@@ -50,8 +50,8 @@ class Constraint:
 
 # Between the parts of a JSON text at most a space, or a line end with its indentation: a model that likes white space must not be
 # able to go on with it for ever.
-_SPACE = r"(?: |\n {0,24})"
-_LONGEST = {"json_schema": 1 << 18, "regex": 1 << 14, "choice": 1 << 16, "lark": 1 << 16}  # characters of a constraint
+WHITE_SPACE = r"(?: |\n {0,24})"
+_LONGEST = {"json_schema": 1 << 18, "regex": 1 << 14, "choice": 1 << 16, "lark": 1 << 18}  # characters of a constraint
 _LONGEST_LITERAL = 8192  # of it: a step of a fixed text takes a microsecond for each byte that is left of it
 _MOST_STATES = 50_000  # of the lexer, about 2 kB each
 _FUEL = {"regex": 100_000}  # for building the lexer; 20 ms at the library's own million
@@ -300,7 +300,7 @@ def _grammar(constraint: Constraint) -> str:
             f"the {_NAMES[kind]} holds a text of {longest:,} characters; at most {_LONGEST_LITERAL:,} are taken"
         )
     if kind == "json_schema":
-        return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _SPACE})
+        return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITE_SPACE})
     # \d is 0 to 9: who asks for digits does not mean those of every script.
     return LLMatcher.grammar_from_lark(text if kind == "lark" else f"start: /{regex_to_lark(text, 'd')}/")
 

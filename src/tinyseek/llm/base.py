@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tinyseek.errors import UserError
 
 if TYPE_CHECKING:
-    from tinyseek.engine.engine import EngineSettings
+    from tinyseek.engine.options import EngineSettings
     from tinyseek.llm.options import RemoteSettings
 
 Message = dict[str, Any]  # OpenAI's: {"role": "system|user|assistant|tool", "content": str | parts | None, ...}
@@ -31,6 +31,21 @@ class ChatError(UserError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ContextError(UserError):
+    """The conversation is longer than the model's context.
+
+    Attributes:
+        tokens: of the conversation.
+        context: of the model.
+    """
+
+    def __init__(self, tokens: int, context: int) -> None:
+        super().__init__(
+            f"the conversation has {tokens:,} tokens, but the model's context is {context}; shorten it, or begin a new one"
+        )
+        self.tokens, self.context = tokens, context
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,9 @@ class ChatOptions:
     prefix: bool = False  # the last message is the beginning of the assistant's own answer
     regex: str | None = None  # the content matches it wholly
     choice: list[str] | None = None  # the content is one of these
+
+
+DEFAULT = ChatOptions()
 
 
 @dataclass(frozen=True)
@@ -228,7 +246,7 @@ class ChatModel(ABC):
         return open_chat(str(where), model=model, engine=engine, remote=remote)
 
     @abstractmethod
-    def stream(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> Iterator[ChatDelta]:
+    def stream(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> Iterator[ChatDelta]:
         """The answer to a conversation, piece by piece. Closing the iterator early cancels it.
 
         Raises:
@@ -237,23 +255,31 @@ class ChatModel(ABC):
         """
 
     @abstractmethod
-    def astream(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> AsyncIterator[ChatDelta]:
+    def astream(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> AsyncIterator[ChatDelta]:
         """`stream` for asyncio. Leaving the loop early, or cancelling the task, cancels the answer."""
 
-    def complete(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> Answer:
+    def complete(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> Answer:
         """The whole answer (the first, of `n`)."""
         return self.complete_all(messages, options)[0]
 
-    def complete_all(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> list[Answer]:
+    def complete_all(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> list[Answer]:
         """All `n` answers."""
         return gather(self.stream(messages, options), options)
 
-    async def acomplete_all(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> list[Answer]:
+    async def acomplete_all(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> list[Answer]:
         """All `n` answers, for asyncio."""
         collector = Collector()
         async for delta in self.astream(messages, options):
             collector.push(delta)
         return collector.answers(options)
+
+    def count_tokens(
+        self,
+        messages: Sequence[Message],  # noqa: ARG002
+        options: ChatOptions = DEFAULT,  # noqa: ARG002
+    ) -> int | None:
+        """How long the prompt of this conversation is; None where only a server knows."""
+        return None
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> list[list[float]]:

@@ -4,10 +4,7 @@ import pytest
 import torch
 from small_models import CONFIGS, fresh
 
-from tinyseek.engine import generate as generation
 from tinyseek.engine.cache import ContiguousCache
-from tinyseek.engine.generate import stream
-from tinyseek.engine.sampler import SamplingParams
 from tinyseek.engine.step import CompiledStep, is_compiled
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.transformer import CausalLM
@@ -60,11 +57,3 @@ def test_the_step_sees_changed_weights() -> None:
 @pytest.mark.parametrize("name", ["gpt2", "sinusoidal"])
 def test_other_families_go_the_plain_way(name: str) -> None:
     assert not is_compiled(fresh(name))
-
-
-def test_without_numba_the_text_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = fresh("mla")
-    params = SamplingParams(max_tokens=25)
-    compiled = list(stream(model, [1, 2, 3], params))
-    monkeypatch.setattr(generation, "is_compiled", lambda _: False)
-    assert list(stream(model, [1, 2, 3], params)) == compiled

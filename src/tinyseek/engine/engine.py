@@ -11,19 +11,29 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 
+from tinyseek.engine.blocks import BlockPool, Prefix
+from tinyseek.engine.cache import PagedCache, bytes_per_token, default_tokens
 from tinyseek.engine.options import EngineSettings
 from tinyseek.engine.params import SamplingParams
 from tinyseek.engine.request import Finish, Piece, QueueFullError, Request, TokenLogprob
-from tinyseek.engine.sampler import sample
+from tinyseek.engine.runner import Runner
+from tinyseek.engine.sampler import Drawn, Sampling, sample, told
+from tinyseek.engine.scheduler import Scheduler
+from tinyseek.engine.sequence import Chunk, Outlet
+from tinyseek.engine.sequence import Sequence as Text
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer
@@ -33,6 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineSettings", "Piece", "QueueFullError", "Request", "SamplingParams", "Stats", "TokenLogprob"]
 
+Result = TypeVar("Result")
+
+SCORED_AT_ONCE = 64  # positions of a prompt whose logits are held at a time: 40 MB for a vocabulary of 150,000
+RECENT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +63,7 @@ class Stats:
     bytes_per_token: int = 0  # of cache
     requests: int = 0
     finished: dict[str, int] = field(default_factory=dict)  # texts by why they ended
-    prompt_tokens: int = 0  # of all requests
+    prompt_tokens: int = 0  # of all requests whose prompt was read
     cached_tokens: int = 0  # of these, how many the prefix cache saved
     generated_tokens: int = 0
     preemptions: int = 0
@@ -61,31 +75,52 @@ class Stats:
     first_token_recent: tuple[float, ...] = ()  # seconds, of the last thousand
 
 
-@dataclass(eq=False)
-class _Text:
-    request: Request
-    index: int
-    tokens: list[int]
-    decoder: Any
-
-
 class Engine:
     """A model, its tokenizer, and the texts that are being written.
 
+    Everything public may be called from any thread. Without `start`, whoever reads a request steps the engine.
+
     Attributes:
-        context: the longest prompt and answer together, tokens.
+        context: the longest prompt and answer together, tokens: the model's own, or less where the cache is smaller.
     """
 
-    def __init__(self, model: CausalLM, tokenizer: Tokenizer | None, settings: EngineSettings | None = None) -> None:
+    def __init__(
+        self, model: CausalLM, tokenizer: Tokenizer | None = None, settings: EngineSettings | None = None
+    ) -> None:
+        """An engine over a model that is loaded.
+
+        Args:
+            tokenizer: without one there is no text in the pieces, and no stop strings and constraints.
+        """
         self.model, self._tokenizer = model, tokenizer
-        self.settings = settings or EngineSettings()
-        self.context = model.config.max_position_embeddings
-        self._stepping = threading.Lock()
-        self._changed = threading.Condition()
-        self._inbox: deque[Request] = deque()
-        self._texts: list[_Text] = []
+        self.settings = settings = settings or EngineSettings()
+        size, longest = settings.block_size, model.config.max_position_embeddings
+        dtype = next(model.model.norm.parameters()).dtype
+        layers = model.config.num_hidden_layers + (len(model.mtp) if settings.speculate == "mtp" else 0)
+        tokens = settings.cache_tokens or default_tokens(
+            model.config, bytes_per_token(model.config, dtype, layers), model.device, settings.max_sequences
+        )
+        blocks = -(-tokens // size)
+        self.context = min(longest, blocks * size)
+        self.cache = PagedCache(model.config, blocks, size, dtype, model.device, layers)
+        self.pool = BlockPool(blocks, size)
+        self.scheduler = Scheduler(self.pool, settings.max_sequences, settings.max_batch_tokens)
+        self.runner = Runner(model, self.cache, self.context)
+
+        self._stepping = threading.RLock()  # held by whoever steps
+        self._changed = threading.Condition()  # guards what follows, and tells the thread of it
+        self._inbox: deque[list[Text]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._open = 0  # texts that were accepted and have not ended
+        self._closed = self._aborted = False  # nothing new is taken; nothing goes on
         self._thread: threading.Thread | None = None
-        self._closed = False
+
+        self._requests = self._prompt_tokens = self._generated = 0
+        self._drafted = self._accepted = 0
+        self._finished: Counter[str] = Counter()
+        self._first_count, self._first_seconds = 0, 0.0
+        self._first_recent: deque[float] = deque(maxlen=1000)
+        self._recent: deque[tuple[float, int]] = deque()  # when, how many tokens
 
     @classmethod
     def load(cls, folder: str | Path, settings: EngineSettings | None = None) -> Self:
@@ -95,15 +130,22 @@ class Engine:
             UserError: no model, a damaged one, a tokenizer that does not belong to it, or a device that is not there.
         """
         settings = settings or EngineSettings()
+        device = choose_device(settings.device)
+        bfloat16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device.type == "cuda")
         tokenizer = Tokenizer.load(folder)
-        model = CausalLM.load(folder)
+        model = CausalLM.load(folder, torch.bfloat16 if bfloat16 else torch.float32, device).eval()
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {model.config.vocab_size}: they do not "
+                "belong together; put back the tokenizer that the model was trained with"
+            )
         return cls(model, tokenizer, settings)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         if self._tokenizer is None:
-            raise UserError("this engine has no tokenizer")
+            raise UserError("this engine has no tokenizer, so it knows no text")
         return self._tokenizer
 
     @property
@@ -111,90 +153,377 @@ class Engine:
         """Whether a thread runs the engine."""
         return self._thread is not None
 
+    # ---- asking ----
+
     def submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """Ask for `params.n` texts after a prompt. From any thread or event loop; returns at once.
+        """Ask for `params.n` texts after a prompt. Returns at once.
 
         Raises:
-            UserError: it cannot be served.
+            UserError: it cannot be served: an empty prompt, one that leaves no room, a token that the model does not know, a
+                constraint that cannot be met.
             QueueFullError: too many texts wait already.
         """
+        self._check(prompt, params)
         request = Request(self, prompt, params)
+        texts = self._texts(request)
         with self._changed:
-            self._inbox.append(request)
-            self._changed.notify()
+            self._refuse_if_closed()
+            most = self.settings.max_sequences + self.settings.max_waiting
+            if self._open and self._open + params.n > most:
+                raise QueueFullError(f"{self._open} texts are being written or wait already; try again later")
+            self._open += params.n
+            self._requests += 1
+            self._inbox.append(texts)
+            self._changed.notify_all()
         return request
+
+    def _check(self, prompt: Sequence[int], params: SamplingParams) -> None:
+        vocabulary = self.model.config.vocab_size
+        if not len(prompt):
+            raise UserError("the prompt is empty")
+        if len(prompt) + min(params.max_tokens, 1) > self.context:
+            raise UserError(f"the prompt has {len(prompt)} tokens, but the context is {self.context}; shorten it")
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            wrong = next(token for token in prompt if not 0 <= token < vocabulary)
+            raise UserError(
+                f"token {wrong} is beyond the model's vocabulary of {vocabulary}: this is another model's tokenizer"
+            )
+        for name, tokens in (("logit_bias", params.logit_bias), ("stop_ids", params.stop_ids)):
+            if wrong_tokens := [token for token in tokens if not 0 <= token < vocabulary]:
+                raise UserError(f"{name}: token {wrong_tokens[0]} is beyond the model's vocabulary of {vocabulary}")
+
+    def _texts(self, request: Request) -> list[Text]:
+        """The sequences that a request asks for. Its constraint is compiled here, in the asker's thread."""
+        params = request.params
+        stops: dict[int, str | int] = {token: token for token in params.stop_ids}
+        if self._tokenizer and not params.ignore_eos:
+            stops |= {token: token for token in self._tokenizer.stop_ids}
+        strings = params.stop
+        if strings:  # a control token spelt out can be met as a token only: it adds nothing to the text
+            controls = self.tokenizer.controls
+            stops |= {controls[string]: string for string in strings if string in controls}
+            strings = tuple(string for string in strings if string not in controls)
+        matcher = None
+        if params.constraint is not None:
+            from tinyseek.engine.grammar import Matcher
+
+            matcher = Matcher(params.constraint, self.tokenizer)
+        beginning = self.pool.root if self.settings.prefix_cache else Prefix()
+        limit = min(request.prompt_tokens + params.max_tokens, self.context)
+        return [
+            Text(
+                request,
+                index,
+                beginning,
+                limit,
+                stops,
+                Outlet(self._tokenizer, strings),
+                Sampling(params, index),
+                matcher.copy() if matcher else None,
+            )
+            for index in range(params.n)
+        ]
+
+    def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The mean of the last hidden states over each prompt, scaled to length 1.
+
+        Raises:
+            UserError: as `submit`.
+        """
+        for prompt in prompts:
+            self._check(prompt, SamplingParams(max_tokens=0, prompt_logprobs=0))
+        return [self._between_steps(partial(self._embedding, prompt)) for prompt in prompts]
+
+    @torch.inference_mode()
+    def _embedding(self, prompt: Sequence[int]) -> list[float]:
+        hidden_1TD, _, _ = self.model.hidden(torch.tensor([list(prompt)], device=self.model.device))
+        mean_D: list[float] = F.normalize(hidden_1TD[0].float().mean(0), dim=0).tolist()
+        return mean_D
+
+    def inspect(self, ids: Sequence[int]) -> Inspection:
+        """What the model does with each token of a text.
+
+        Raises:
+            UserError: as `submit`.
+        """
+        from tinyseek.engine.inspect import inspect
+
+        self._check(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
+        return self._between_steps(lambda: inspect(self.model, ids))
+
+    def forget(self) -> None:
+        """Empty the prefix cache. Needed after the model's weights were changed."""
+        self._between_steps(self.pool.clear)
+
+    def _between_steps(self, work: Callable[[], Result]) -> Result:
+        """Do something with the model while no step runs: in the engine's thread if there is one."""
+        if not self.threaded or threading.current_thread() is self._thread:
+            with self._stepping:
+                return work()
+        future: Future[Result] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._changed:
+            self._refuse_if_closed()
+            self._calls.append(call)
+            self._changed.notify_all()
+        return future.result()
+
+    # ---- the loop ----
 
     def step(self) -> bool:
         """One iteration, in the caller's thread: at most `max_batch_tokens` tokens. False when nothing is left to do."""
         with self._stepping:
-            while self._inbox:
-                request = self._inbox.popleft()
-                self._texts += [
-                    _Text(request, index, list(request.prompt), self._tokenizer and self._tokenizer.stream())
-                    for index in range(request.params.n)
-                ]
-            for text in list(self._texts):
-                self._write(text)
-            return bool(self._texts or self._inbox)
+            self._receive()
+            try:
+                chunks = self.scheduler.schedule()
+                if chunks:
+                    self._run(chunks)
+            except BaseException as error:
+                _log.exception("a step failed")
+                self._start_anew(error)
+                if not isinstance(error, Exception):  # the person's own wish, not a fault
+                    raise
+            with self._changed:
+                return bool(self.scheduler.running or self.scheduler.waiting or self._inbox or self._calls)
 
-    def _write(self, text: _Text) -> None:
-        request, params = text.request, text.request.params
-        if request.cancelled:
-            self._texts.remove(text)
-            request.deliver(Piece(text.index, finish="cancelled"))
+    def _receive(self) -> None:
+        """Take in what was submitted, do what was called for, let go of what was cancelled."""
+        with self._changed:
+            calls, texts = list(self._calls), [text for texts in self._inbox for text in texts]
+            self._calls.clear()
+            self._inbox.clear()
+        for call in calls:
+            call()
+        for text in texts:
+            self.scheduler.add(text)
+            self._prompt_tokens += text.prompt if text.index == 0 else 0
+        for text in [*self.scheduler.running, *self.scheduler.waiting]:
+            if text.request.cancelled or self._aborted:
+                self._end(text, "cancelled")
+
+    def _run(self, chunks: list[Chunk]) -> None:
+        """Run the chunks, draw the next tokens, hand them out. What fails ends the texts that it concerns, and nothing else."""
+        try:
+            hidden = self.runner.run(chunks)
+        except Exception as error:
+            self._blame(chunks, error, self._run)
             return
+        ready: list[tuple[Text, torch.Tensor]] = []
+        for chunk, hidden_TD in zip(chunks, hidden, strict=True):
+            text = chunk.sequence
+            self.scheduler.computed(text, chunk.start + chunk.count)
+            if text.scoring:
+                self._score(text, chunk, hidden_TD)
+            if not text.remaining:
+                ready.append((text, hidden_TD[-1]))
+        if ready:
+            self._draw(ready)
+
+    def _draw(self, ready: list[tuple[Text, torch.Tensor]]) -> None:
+        """Draw a token for each text that is run to its end, given the last hidden state [D] of each."""
+        texts = [text for text, _ in ready if text.limit > text.prompt]
+        for text, _ in ready:
+            if text not in texts:  # nothing but the prompt's own log-probabilities was asked for
+                self._end(text, "length")
+        if not texts:
+            return
+        logits_RV = self.runner.logits(torch.stack([hidden_D for text, hidden_D in ready if text in texts]))
         with torch.inference_mode():
-            logits = self.model(torch.tensor([text.tokens], device=self.model.device))[:, -1]
-            token = int(sample(logits, params))
-        stops = params.stop_ids | (set() if params.ignore_eos or not self._tokenizer else self._tokenizer.stop_ids)
-        finish: Finish | None = None
-        ids: tuple[int, ...] = ()
-        if token in stops:
-            finish = "stop"
+            drawn = sample(logits_RV, texts)
+        self._count(texts)
+        for text, token in zip(texts, drawn, strict=True):
+            try:
+                self._append(text, token)
+            except Exception as error:
+                _log.exception("a text failed")
+                self._end(text, "error", error=_told(error))
+
+    def _append(self, text: Text, drawn: Drawn) -> None:
+        """Add a token to its text, which it may end."""
+        if drawn.error is not None:
+            self._end(text, "error", error=drawn.error)
+            return
+        token = drawn.token
+        if text.matcher is not None:
+            text.matcher.accept(token)
+        if token in text.stops:
+            self._end(text, "stop", text.stops[token])
+            return
+        text.tokens.append(token)
+        stop = text.outlet.push(token, drawn.logprob, watch=text.output >= text.params.min_tokens)
+        if stop is not None or (text.matcher is not None and text.matcher.finished):
+            self._end(text, "stop", stop)
+        elif len(text.tokens) >= text.limit:
+            self._end(text, "length")
         else:
-            text.tokens.append(token)
-            ids = (token,)
-            if len(text.tokens) - len(request.prompt) >= params.max_tokens or len(text.tokens) >= self.context:
-                finish = "length"
-        request.generated_tokens += 1
-        words = "".join(text.decoder.push(token) for token in ids) if text.decoder else ""
-        request.deliver(Piece(text.index, ids, words, finish=finish, stop=token if finish == "stop" else None))
-        if finish:
-            self._texts.remove(text)
+            piece = text.outlet.take(text.index)
+            if piece.ids or piece.text:
+                text.request.deliver(piece)
+
+    def _score(self, text: Text, chunk: Chunk, hidden_TD: torch.Tensor) -> None:
+        """Tell the log-probabilities of the prompt's tokens after each position of a chunk."""
+        scored, count = text.scored, text.params.prompt_logprobs
+        with torch.inference_mode():
+            for part, hidden in enumerate(hidden_TD.split(SCORED_AT_ONCE)):
+                start = chunk.start + part * SCORED_AT_ONCE + 1
+                following = text.tokens[start : min(start + len(hidden), text.prompt)]
+                if following:
+                    rows = self.runner.logits(hidden[: len(following)])
+                    scored[start:] = told(rows, following, [count] * len(following))
+        if len(scored) == text.prompt:
+            text.request.prompt_logprobs = scored
+
+    def _end(self, text: Text, finish: Finish, stop: str | int | None = None, error: str | None = None) -> None:
+        """A text ends: its blocks are given back, its last piece is handed out."""
+        self.scheduler.finish(text)
+        self._told_end(text, finish, stop, error)
+
+    def _told_end(self, text: Text, finish: Finish, stop: str | int | None = None, error: str | None = None) -> None:
+        with self._changed:
+            self._open -= 1
+            self._finished[finish] += 1
+            self._changed.notify_all()
+        text.request.deliver(text.outlet.take(text.index, finish, stop, error))
+
+    def _blame(self, chunks: list[Chunk], error: Exception, again: Callable[[list[Chunk]], None]) -> None:
+        """A forward pass failed: the chunks are run again one by one, and the text whose chunk fails alone ends."""
+        if len(chunks) > 1:
+            _log.warning(
+                "a step of %d texts failed (%s: %s); they go on one by one", len(chunks), type(error).__name__, error
+            )
+            for chunk in chunks:
+                again([chunk])
+        else:
+            _log.error("a step failed", exc_info=error)
+            self._end(chunks[0].sequence, "error", error=_told(error))
+
+    def _start_anew(self, error: BaseException) -> None:
+        """After a failure that left who knows what behind: end all that ran or waited, and begin with an empty cache."""
+        texts = [*self.scheduler.running, *self.scheduler.waiting]
+        preemptions, reused = self.scheduler.preemptions, self.scheduler.reused
+        self.pool = BlockPool(self.pool.total, self.pool.block_size)
+        self.scheduler = Scheduler(self.pool, self.settings.max_sequences, self.settings.max_batch_tokens)
+        self.scheduler.preemptions, self.scheduler.reused = preemptions, reused
+        for text in texts:
+            self._told_end(text, "error", error=_told(error))
+
+    # ---- the thread ----
+
+    def start(self) -> None:
+        """Step in a thread of its own from now on.
+
+        Raises:
+            UserError: the engine is closed.
+        """
+        with self._changed:
+            self._refuse_if_closed()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="tinyseek-engine", daemon=True)
+                self._thread.start()
 
     def wake(self) -> None:
         """Let the thread look at what changed."""
         with self._changed:
-            self._changed.notify()
+            self._changed.notify_all()
 
-    def start(self) -> None:
-        """Step in a thread of its own from now on."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        while not self._closed:
-            if not self.step():
-                with self._changed:
-                    if not self._inbox and not self._closed:
-                        self._changed.wait(1.0)
+    def _loop(self) -> None:
+        while True:
+            busy = True
+            with suppress(BaseException):  # `step` told it and ended what it concerned
+                busy = self.step()
+            with self._changed:
+                while not (busy or self._inbox or self._calls or self._closed):
+                    self._changed.wait()
+                if self._closed and not (busy or self._inbox or self._calls):
+                    return
 
     def close(self, drain_seconds: float = 0) -> None:
-        """Take nothing new, let what runs go on for at most `drain_seconds`, cancel the rest, stop the thread."""
-        self._closed = True
-        self.wake()
+        """Take nothing new, let what runs or waits go on for at most `drain_seconds`, cancel the rest, end the thread."""
+        until = time.monotonic() + drain_seconds
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            while self.threaded and self._open and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+        while not self.threaded and self._open and time.monotonic() < until:
+            self.step()
+        self._aborted = True
+        if self._thread is None:
+            self.step()
+        elif self._thread is not threading.current_thread():
+            self.wake()
+            self._thread.join()
+            self._thread = None
 
-    def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The mean of the last hidden states over each prompt, of length 1. From any thread."""
-        with self._stepping, torch.inference_mode():
-            hidden = [self.model.hidden(torch.tensor([list(p)], device=self.model.device))[0][0] for p in prompts]
-            return [F.normalize(h.float().mean(0), dim=0).tolist() for h in hidden]
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise UserError("the engine is closed")
 
-    def inspect(self, ids: Sequence[int]) -> Inspection:
-        """What the model does with each token of a text. From any thread."""
-        raise NotImplementedError
+    # ---- what it tells of itself ----
+
+    def _count(self, texts: list[Text]) -> None:
+        """Note that each of these had a token drawn."""
+        now = time.monotonic()
+        self._generated += len(texts)
+        self._recent.append((now, len(texts)))
+        while self._recent[0][0] < now - RECENT_SECONDS:
+            self._recent.popleft()
+        for text in texts:
+            request = text.request
+            if not request.generated_tokens:
+                waited = now - request.submitted
+                self._first_count, self._first_seconds = self._first_count + 1, self._first_seconds + waited
+                self._first_recent.append(waited)
+            request.generated_tokens += 1
 
     def stats(self) -> Stats:
-        """What the engine is doing and has done. From any thread."""
-        return Stats(running=len(self._texts), waiting=len(self._inbox))
+        """What the engine is doing and has done."""
+        since = time.monotonic() - RECENT_SECONDS
+        recent = [entry for entry in self._recent.copy() if entry[0] >= since]
+        with self._changed:
+            running = len(self.scheduler.running)
+            return Stats(
+                running=running,
+                waiting=self._open - running,
+                blocks=self.pool.total,
+                blocks_used=self.pool.used,
+                blocks_cached=self.pool.cached,
+                block_size=self.pool.block_size,
+                bytes_per_token=self.cache.bytes_per_token,
+                requests=self._requests,
+                finished=dict(self._finished),
+                prompt_tokens=self._prompt_tokens,
+                cached_tokens=self.scheduler.reused,
+                generated_tokens=self._generated,
+                preemptions=self.scheduler.preemptions,
+                drafted=self._drafted,
+                accepted=self._accepted,
+                tokens_per_second=sum(count for _, count in recent) / RECENT_SECONDS,
+                first_token_count=self._first_count,
+                first_token_seconds=self._first_seconds,
+                first_token_recent=tuple(self._first_recent.copy()),
+            )
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device to compute on: "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        asked = "cuda" if there["cuda"] else "cpu"
+    if not there[asked]:
+        raise UserError(f"device={asked}: this machine (or this build of torch) has none; use device=auto")
+    return torch.device(asked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Request:
         self.generated_tokens = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.cancelled = False
+        self.submitted = time.monotonic()
         self._engine = engine
         self._unread: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         self._open = params.n  # texts whose last piece was not read yet

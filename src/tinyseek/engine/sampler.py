@@ -1,27 +1,243 @@
-"""From logits to the next token: greedy, or drawn at a temperature among the likeliest."""
+"""From logits to the next tokens, and what is told about them.
+
+    edit      penalties, bias, and what is forbidden: only rows that ask for it
+    narrow    temperature, top-k, top-p, min-p: what may be drawn, as logits with -inf elsewhere
+    draw      greedy, or by one number between 0 and 1 that follows from (seed, which text, which token)
+
+That number depends on nothing else, so a request draws the same tokens alone, in any batch, and after a preemption.
+"""
 
 from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tinyseek.engine.params import SamplingParams
+from tinyseek.engine.request import TokenLogprob
+from tinyseek.errors import UserError
 
-__all__ = ["SamplingParams", "sample"]
+if TYPE_CHECKING:
+    from tinyseek.engine.sequence import Sequence
+
+__all__ = ["Drawn", "Sampling", "SamplingParams", "narrow", "sample", "told", "uniform"]
+
+NUCLEUS = (
+    1024  # likeliest tokens among which top-p is sought first; sorting a vocabulary of 50,000 takes ten times as long
+)
+_WORD = (1 << 64) - 1
 
 
-def sample(logits_BV: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
-    """The next token of each sequence, int64 [B]."""
-    if params.temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    logits_BV = logits_BV.float() / params.temperature
-    if params.top_k is not None and params.top_k < logits_BV.shape[-1]:
-        least = logits_BV.topk(params.top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
-    probs_BV = logits_BV.softmax(dim=-1)
-    if params.top_p < 1:
-        sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
-        before = sorted_BV.cumsum(dim=-1) - sorted_BV  # what the likelier ones hold: the first is always kept
-        sorted_BV = sorted_BV.masked_fill(before >= params.top_p, 0.0)
-        probs_BV = torch.zeros_like(probs_BV).scatter_(-1, order_BV, sorted_BV)
-    return torch.multinomial(probs_BV, 1, generator=generator).squeeze(-1)
+@dataclass(frozen=True)
+class Drawn:
+    """A sequence's next token, or why there is none."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+    error: str | None = None
+
+
+class Sampling:
+    """What drawing one text's tokens needs to remember.
+
+    Args:
+        index: which of the request's texts.
+    """
+
+    def __init__(self, params: SamplingParams, index: int = 0) -> None:
+        self.params, self.index = params, index
+        self.seed = secrets.randbits(63) if params.seed is None else params.seed
+        self._counted = 0  # tokens that the two below know
+        self._seen_V: Tensor | None = None  # in prompt or output
+        self._counts_V: Tensor | None = None  # how often in the output
+        self._bias: tuple[Tensor, Tensor] | None = None
+
+    def edit(self, logits_V: Tensor, tokens: Many[int], prompt: int) -> None:
+        """Penalties and bias, in place.
+
+        Args:
+            tokens: prompt and output.
+            prompt: how many of them are the prompt.
+        """
+        params = self.params
+        if params.penalised:
+            seen_V, counts_V = self._count(tokens, prompt, logits_V)
+            if params.repetition_penalty != 1:
+                factor = params.repetition_penalty
+                logits_V.copy_(
+                    torch.where(seen_V, torch.where(logits_V > 0, logits_V / factor, logits_V * factor), logits_V)
+                )
+            if params.frequency_penalty:
+                logits_V.sub_(counts_V, alpha=params.frequency_penalty)
+            if params.presence_penalty:
+                logits_V.sub_(counts_V > 0, alpha=params.presence_penalty)
+        if params.logit_bias:
+            if self._bias is None:
+                ids = torch.tensor(list(params.logit_bias), device=logits_V.device)
+                self._bias = ids, torch.tensor(list(params.logit_bias.values()), device=logits_V.device).float()
+            logits_V.index_add_(0, *self._bias)
+
+    def _count(self, tokens: Many[int], prompt: int, like_V: Tensor) -> tuple[Tensor, Tensor]:
+        """Which tokens there were and how often in the output, brought up to date; fewer tokens than last time start anew."""
+        if self._seen_V is None or self._counts_V is None or len(tokens) < self._counted:
+            self._seen_V = torch.zeros_like(like_V, dtype=torch.bool)
+            self._counts_V = torch.zeros_like(like_V)
+            self._counted = 0
+        new = torch.tensor(tokens[self._counted :], dtype=torch.long, device=like_V.device)
+        self._seen_V[new] = True
+        written = new[max(prompt - self._counted, 0) :]
+        self._counts_V.index_add_(0, written, torch.ones_like(written, dtype=self._counts_V.dtype))
+        self._counted = len(tokens)
+        return self._seen_V, self._counts_V
+
+
+def sample(logits_RV: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
+    """The next token of each sequence.
+
+    Args:
+        logits_RV: the model's own, float32; they are not changed.
+    """
+    errors: dict[int, str] = {}
+    if all(sequence.params.greedy and sequence.params.plain for sequence in sequences):
+        tokens = _likeliest(logits_RV)
+    else:
+        edited_RV = _edited(logits_RV, sequences, errors)
+        tokens = _likeliest(edited_RV)
+        drawing = [row for row, sequence in enumerate(sequences) if not sequence.params.greedy and tokens[row] >= 0]
+        if drawing:
+            rows = torch.tensor(drawing, device=logits_RV.device)
+            chosen = [sequences[row] for row in drawing]
+            narrowed_RV = narrow(edited_RV[rows], [sequence.params for sequence in chosen])
+            numbers = [uniform(s.sampling.seed, s.index, s.output) for s in chosen]
+            for row, token in zip(drawing, draw(narrowed_RV, numbers), strict=True):
+                tokens[row] = token
+    for row, token in enumerate(tokens):
+        if token < 0:
+            errors.setdefault(
+                row, "the model's logits are not finite: its weights are damaged, or its numbers overflowed"
+            )
+    wishes = [None if row in errors else sequence.params.logprobs for row, sequence in enumerate(sequences)]
+    logprobs = told(logits_RV, tokens, wishes)
+    return [Drawn(token, logprobs[row], errors.get(row)) for row, token in enumerate(tokens)]
+
+
+def _likeliest(logits_RV: Tensor) -> list[int]:
+    """The likeliest token of each row; -1 where there is none (NaN, or all forbidden)."""
+    values_R, tokens_R = logits_RV.max(dim=-1)
+    tokens: list[int] = torch.where(values_R.isfinite(), tokens_R, -1).tolist()
+    return tokens
+
+
+def _edited(logits_RV: Tensor, sequences: Many[Sequence], errors: dict[int, str]) -> Tensor:
+    """A copy with every row's penalties, bias and forbidden tokens. `errors` is told by row what went wrong."""
+    logits_RV = logits_RV.clone()
+    for row, sequence in enumerate(sequences):
+        params, logits_V = sequence.params, logits_RV[row]
+        if params.plain:
+            continue
+        sequence.sampling.edit(logits_V, sequence.tokens, sequence.prompt)
+        if sequence.output < params.min_tokens and sequence.stops:
+            logits_V[torch.tensor(list(sequence.stops), device=logits_V.device)] = -torch.inf
+        if sequence.matcher is None:
+            continue
+        try:
+            allowed_V = torch.from_numpy(sequence.matcher.allowed()).to(logits_V.device)
+        except Exception as error:
+            errors[row] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            logits_V.fill_(-torch.inf)
+            continue
+        logits_V[len(allowed_V) :] = -torch.inf  # a model's vocabulary may be padded beyond the tokenizer's
+        logits_V[: len(allowed_V)].masked_fill_(~allowed_V[: len(logits_V)], -torch.inf)
+        if not logits_V.max() > -torch.inf:
+            errors[row] = "no token is allowed here: the constraint and min_tokens or logit_bias contradict each other"
+    return logits_RV
+
+
+def narrow(logits_RV: Tensor, params: Many[SamplingParams]) -> Tensor:
+    """Temperature, top-k, top-p and min-p of each row: logits of what may be drawn, -inf elsewhere. No row is greedy.
+
+    Tokens as likely as the last one that is kept are kept too. The order is transformers'. Sources: top-k, arXiv 1805.04833; top-p,
+    arXiv 1904.09751; min-p, arXiv 2407.01082.
+    """
+    device, vocabulary = logits_RV.device, logits_RV.shape[-1]
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=device, dtype=logits_RV.dtype)[:, None]
+
+    logits_RV = logits_RV / column([p.temperature for p in params])
+    limits = [min(p.top_k or vocabulary, vocabulary) for p in params]
+    ks = [k for k in limits if k < vocabulary]
+    if ks:
+        ranked = logits_RV.topk(max(ks), dim=-1).values
+        ranks = torch.tensor([[min(k, max(ks)) - 1] for k in limits], device=device)
+        least_R1 = ranked.gather(1, ranks).masked_fill(
+            torch.tensor([[k == vocabulary] for k in limits], device=device), -torch.inf
+        )
+        logits_RV = logits_RV.masked_fill(logits_RV < least_R1, -torch.inf)
+    if any(p.top_p < 1 for p in params):
+        share_R1 = column([p.top_p for p in params])
+        probs_RV = logits_RV.softmax(dim=-1)
+        ranked = probs_RV.topk(min(NUCLEUS, vocabulary), dim=-1).values
+        if bool((ranked.sum(-1, keepdim=True) < share_R1).any()):
+            ranked = probs_RV.sort(dim=-1, descending=True).values
+        before = ranked.cumsum(dim=-1) - ranked  # what the likelier ones hold: the first is always kept
+        last_R1 = (before < share_R1).sum(-1, keepdim=True) - 1
+        least_R1 = torch.where(share_R1 < 1, ranked.gather(1, last_R1), 0.0)
+        logits_RV = logits_RV.masked_fill(probs_RV < least_R1, -torch.inf)
+    if any(p.min_p > 0 for p in params):
+        floor_R1 = logits_RV.amax(-1, keepdim=True) + column([p.min_p for p in params]).log()
+        logits_RV = logits_RV.masked_fill(logits_RV < floor_R1, -torch.inf)
+    return logits_RV
+
+
+def draw(logits_RV: Tensor, numbers: Many[float]) -> list[int]:
+    """Each row's token at which the running sum of probabilities passes the row's number in [0, 1)."""
+    wide = (
+        torch.float32 if logits_RV.device.type == "mps" else torch.float64
+    )  # a sum over 100,000 tokens wants the digits
+    sums_RV = logits_RV.to(wide).softmax(dim=-1).cumsum(dim=-1)
+    numbers_R1 = torch.tensor(numbers, dtype=wide, device=logits_RV.device)[:, None]
+    tokens_R1 = torch.searchsorted(sums_RV, numbers_R1 * sums_RV[:, -1:], right=True)
+    tokens: list[int] = tokens_R1.clamp(max=logits_RV.shape[-1] - 1).squeeze(1).tolist()
+    return tokens
+
+
+def uniform(seed: int, index: int, position: int, purpose: int = 0) -> float:
+    """A number in [0, 1) that follows from the four alone, by splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+
+    Args:
+        purpose: tells apart several numbers for one token.
+    """
+    state = 0
+    for part in (seed, index, position, purpose):
+        state = (state + part + 0x9E3779B97F4A7C15) & _WORD
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
+        state ^= state >> 31
+    return (state >> 16) / (1 << 48)
+
+
+def told(logits_RV: Tensor, tokens: Many[int], counts: Many[int | None]) -> list[TokenLogprob | None]:
+    """Each row's token with its log-probability and those of the likeliest, of the model's own distribution.
+
+    Args:
+        logits_RV: as they came out of the model, float32.
+        counts: how many of the likeliest; none for rows of which nothing is told.
+    """
+    rows = [row for row, count in enumerate(counts) if count is not None]
+    out: list[TokenLogprob | None] = [None] * len(tokens)
+    if not rows:
+        return out
+    chosen = torch.tensor(rows, device=logits_RV.device)
+    logprobs_RV = (logits_RV if len(rows) == len(tokens) else logits_RV[chosen]).log_softmax(dim=-1)
+    own_R1 = logprobs_RV.gather(1, torch.tensor([[tokens[row]] for row in rows], device=logits_RV.device))
+    most = min(max(counts[row] or 0 for row in rows), logits_RV.shape[-1])
+    values, ids = logprobs_RV.topk(most, dim=-1)
+    for row, own, top, of in zip(rows, own_R1.tolist(), values.tolist(), ids.tolist(), strict=True):
+        count = counts[row] or 0
+        out[row] = TokenLogprob(tokens[row], own[0], tuple(zip(of[:count], top[:count], strict=True)))
+    return out

@@ -1,0 +1,168 @@
+"""Runner: one forward pass over whatever the scheduler chose, tokens of many texts at many positions.
+
+The compiled path takes the whole ragged batch at once. The torch path runs the model itself through `cache.View`: texts with
+equally many new tokens together, padded to the longest of them, and each chunk of a prompt alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyseek.engine.cache import PagedCache, View
+from tinyseek.engine.sequence import Chunk
+from tinyseek.model.transformer import CausalLM
+
+Array = np.ndarray[Any, np.dtype[np.int64]]
+
+FEW = 32  # tokens of a chunk up to which the compiled loops run it
+SHORT = 256  # texts of up to so many tokens are padded to one length; above, to less than twice their own
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A ragged batch: N tokens of R rows, one row a chunk, row after row and by rising positions in each.
+
+    Attributes:
+        tokens_N: ids.
+        positions_N: where in its text each token stands.
+        slots_N: where in the cache its keys go.
+        row_of_N: which row it belongs to.
+        tables_RB: the blocks of each row, filled up with 0.
+        lengths_R: how many positions of each row are in the cache once this batch is.
+    """
+
+    tokens_N: Array
+    positions_N: Array
+    slots_N: Array
+    row_of_N: Array
+    tables_RB: Array
+    lengths_R: Array
+
+
+def make_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
+    """The chunks as arrays."""
+    counts = np.array([chunk.count for chunk in chunks])
+    starts = np.array([chunk.start for chunk in chunks])
+    tables_RB = make_tables(chunks)
+    row_of_N = np.repeat(np.arange(len(chunks)), counts)
+    begins = np.cumsum(counts) - counts
+    positions_N = np.arange(counts.sum()) - begins[row_of_N] + starts[row_of_N]
+    slots_N = tables_RB[row_of_N, positions_N // block_size] * block_size + positions_N % block_size
+    tokens_N = np.array([token for chunk in chunks for token in chunk.tokens])
+    return Batch(tokens_N, positions_N, slots_N, row_of_N, tables_RB, starts + counts)
+
+
+def make_tables(chunks: Sequence[Chunk]) -> Array:
+    """The blocks of each chunk's sequence, filled up with 0."""
+    tables_RB = np.zeros((len(chunks), max(len(chunk.sequence.blocks) for chunk in chunks)), dtype=np.int64)
+    for row, chunk in enumerate(chunks):
+        tables_RB[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+    return tables_RB
+
+
+class Forward(Protocol):
+    """One way to run chunks."""
+
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Put the chunks' keys into the cache; returns each one's hidden states after the last norm, [its tokens, D]."""
+        ...
+
+
+class Runner:
+    """A model over a paged cache."""
+
+    def __init__(self, model: CausalLM, cache: PagedCache, context: int) -> None:
+        self.model = model
+        self._forward = forward_for(model, cache, context)
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Put the chunks' keys into the cache.
+
+        Returns:
+            Of each chunk the hidden states after the last norm at the positions whose logits are wanted, [wanted, D].
+        """
+        hidden = self._forward(chunks)
+        return [rows_TD[chunk.count - chunk.wanted :] for chunk, rows_TD in zip(chunks, hidden, strict=True)]
+
+    @torch.inference_mode()
+    def logits(self, hidden_MD: Tensor) -> Tensor:
+        """float32 [M, V]."""
+        logits_MV: Tensor = self.model.lm_head(hidden_MD).float()
+        return logits_MV
+
+
+def forward_for(model: CausalLM, cache: PagedCache, context: int) -> Forward:
+    """How chunks are run: the one place where it is decided."""
+    from tinyseek.engine.compiled import is_compiled
+
+    plain = TorchForward(model, cache)
+    return CompiledForward(model, cache, context, plain) if is_compiled(model) else plain
+
+
+class CompiledForward:
+    """Compiled loops for all chunks of a few tokens at once; the model itself for longer ones, since its products are faster."""
+
+    def __init__(self, model: CausalLM, cache: PagedCache, context: int, plain: TorchForward) -> None:
+        from tinyseek.engine.compiled import CompiledModel
+
+        stores = [(first, second) for first, second in cache.layers]
+        self.model, self.size, self.plain = (
+            CompiledModel(model, stores, cache.block_size, context),
+            cache.block_size,
+            plain,
+        )
+
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """See `Forward`."""
+        few = [row for row, chunk in enumerate(chunks) if chunk.count <= FEW]
+        many = [row for row, chunk in enumerate(chunks) if chunk.count > FEW]
+        hidden: dict[int, Tensor] = {}
+        if few:
+            batch = make_batch([chunks[row] for row in few], self.size)
+            where = (batch.positions_N, batch.slots_N, batch.row_of_N, batch.tables_RB)
+            out_ND = self.model.forward(*map(torch.from_numpy, (batch.tokens_N, *where)))
+            hidden |= dict(zip(few, out_ND.split([chunks[row].count for row in few]), strict=True))
+        if many:
+            hidden |= dict(zip(many, self.plain([chunks[row] for row in many]), strict=True))
+        return [hidden[row] for row in range(len(chunks))]
+
+
+class TorchForward:
+    """The model itself, in as few calls as it can take the chunks in."""
+
+    def __init__(self, model: CausalLM, cache: PagedCache) -> None:
+        self.model, self.cache = model, cache
+
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """See `Forward`."""
+        hidden: dict[int, Tensor] = {}
+        for rows in alike(chunks):
+            hidden |= dict(zip(rows, self._hidden([chunks[row] for row in rows]), strict=True))
+        return [hidden[row] for row in range(len(chunks))]
+
+    def _hidden(self, chunks: list[Chunk]) -> Tensor:
+        """Chunks of one length: [R, T, D]."""
+        device = self.cache.device
+        tables_RB = torch.from_numpy(make_tables(chunks)).to(device)
+        view = View(self.cache, tables_RB, [chunk.start for chunk in chunks], chunks[0].count)
+        ids_RT = torch.tensor([chunk.tokens for chunk in chunks], device=device)
+        return self.model.hidden(ids_RT, cache=view)[0]
+
+
+def alike(chunks: Sequence[Chunk]) -> list[list[int]]:
+    """Rows that are run together: those of running texts with equally many new tokens and about as many before."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, chunk in enumerate(chunks):
+        if chunk.wanted == chunk.count:
+            key: tuple[int, ...] = (chunk.count, max(chunk.start, SHORT).bit_length())
+        else:
+            key = (chunk.count, 0, row)
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())

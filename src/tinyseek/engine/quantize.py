@@ -4,7 +4,10 @@ Only the weights are packed; activations stay float32, and so do norms, biases, 
 attention read. A packed matrix multiplies a few rows by compiled loops (products.py), many rows by widening itself once.
 
     int8   w = scale_row * q,             q in -127..127     8.0 bits a weight
-    int4   w = least_group + scale * q,   q in 0..15         5.0 bits a weight, the layout of llama.cpp's Q4_1
+    int4   w = least_group + scale * q,   q in 0..15         5.0 bits a weight, the grid of llama.cpp's Q4_1
+
+The output head stays int8 under int4, as in llama.cpp's files: every answer's last step reads it, and errors there reach the text
+unsmoothed. A model out of a Q4_1 file is packed again without any loss.
 """
 
 from __future__ import annotations
@@ -80,6 +83,11 @@ def packed(weight: Tensor, format: Format) -> tuple[Tensor, ...]:
     if format in ("int4", "int8"):
         return pack_int8(weight)
     return (weight.to(getattr(torch, format)).contiguous(),)
+
+
+def head_format(format: Format) -> Format:
+    """The format of the output head beside matrices of this one."""
+    return "int8" if format == "int4" else format
 
 
 def arrays(parts: tuple[Tensor, ...]) -> Any:
@@ -207,7 +215,7 @@ def pack(model: CausalLM, format: Format) -> CausalLM:
                     setattr(module, name, PackedLinear(child, format))
                 elif isinstance(child, Experts):
                     setattr(module, name, PackedExperts(child, format))
-    head = PackedLinear(model.lm_head, format)
+    head = PackedLinear(model.lm_head, head_format(format))
     model.lm_head = head  # type: ignore[assignment]
     if tied:
         model.model.embed_tokens = PackedEmbedding(head)  # type: ignore[assignment]

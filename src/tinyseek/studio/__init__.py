@@ -1,0 +1,1 @@
+"""The chat page: conversations with a model, and a look inside it."""

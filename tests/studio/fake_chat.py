@@ -1,0 +1,88 @@
+"""A chat model that says what the question asks it to say, over a real (tiny, untrained) engine that can be looked into."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+
+import torch
+
+from tinyseek.engine.engine import Engine, EngineSettings
+from tinyseek.llm.base import DEFAULT, ChatDelta, ChatError, ChatOptions, Message, ToolCallDelta, Usage
+from tinyseek.llm.local import LocalChat
+from tinyseek.model.config import ModelConfig
+from tinyseek.model.transformer import CausalLM
+from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
+
+TEXTS = [
+    "The lighthouse stands on the rock and looks at the sea. ",
+    "灯塔立在礁石上，望着大海。",
+    "You said: hello. ",
+] * 20
+
+
+def tiny_engine() -> Engine:
+    """Random weights, three layers, eight experts, latent attention."""
+    torch.set_num_threads(1)
+    torch.manual_seed(7)
+    tokenizer = Tokenizer.train(TEXTS, TokenizerSettings(vocab_size=340, sample_mb=1))
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=4096,
+        initializer_range=0.3,
+        kv_lora_rank=16,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+    )
+    return Engine(CausalLM(config).eval(), tokenizer, EngineSettings(cache_tokens=4096))
+
+
+class FakeChat(LocalChat):
+    """`say X` says X; `slow N` says N words, one every twentieth of a second; `think`, `tool` and `fail` do that."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, "a fake model")
+        self.asked: list[tuple[list[Message], ChatOptions]] = []
+
+    async def astream(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> AsyncIterator[ChatDelta]:
+        self.asked.append((list(messages), options))
+        said = str(messages[-1]["content"])
+        word, _, rest = said.partition(" ")
+        ids: list[int] = []
+        if word == "fail":
+            yield ChatDelta(content="Half of ")
+            raise ChatError("the server broke off")
+        if word == "tool":
+            call = ToolCallDelta(0, "call_1", "weather", json.dumps({"city": rest or "Paris"}))
+            yield ChatDelta(tool_calls=(call,))
+            yield ChatDelta(finish="tool_calls", usage=Usage(9, 5))
+            return
+        if word == "think":
+            for part in ("Let me ", "think about ", "it."):
+                yield ChatDelta(reasoning=part)
+                await asyncio.sleep(0.02)
+        if word == "slow":
+            parts = [f"word{number} " for number in range(int(rest))]
+        elif word == "say":
+            parts = [rest[start : start + 40] for start in range(0, len(rest), 40)]
+        elif messages[-1]["role"] == "tool":
+            parts = [f"The tool says {said}."]
+        else:
+            parts = ["You said: ", said]
+        for part in parts:
+            tokens = self.tokenizer.encode(part)
+            ids += tokens
+            yield ChatDelta(content=part, ids=tuple(tokens))
+            await asyncio.sleep(0.05 if word == "slow" else 0)
+        prompt = len(self.prompt(messages, options).ids)
+        yield ChatDelta(finish="stop", usage=Usage(prompt, len(ids), cached_tokens=prompt // 2))

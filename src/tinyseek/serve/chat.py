@@ -37,7 +37,7 @@ async def answer_chat(served: Served, body: ChatRequest, request: Request) -> Re
     served.check_model(body.model)
     messages = messages_of(body.messages)
     options = options_of(served, body)
-    pump = served.pump(served.chat.astream(messages, options), request)
+    pump = served.pump(served.answer(messages, options), request)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream(pump, ChatWriter(served, options.n, usage))

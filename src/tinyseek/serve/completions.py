@@ -17,7 +17,6 @@ from tinyseek.engine.grammar import Constraint
 from tinyseek.engine.params import SamplingParams
 from tinyseek.engine.request import Piece, QueueFullError, TokenLogprob
 from tinyseek.engine.request import Request as Writing
-from tinyseek.errors import UserError
 from tinyseek.llm.base import Usage
 from tinyseek.serve.chat import format_of, sampling_options
 from tinyseek.serve.errors import ApiError, json_response, refused
@@ -59,7 +58,7 @@ Item = tuple[int, Writing, Piece]  # the prompt's place, its request, what is ne
 async def answer_completion(served: Served, body: CompletionRequest, request: Request) -> Response:
     """The answer to a completion request, whole or as a stream."""
     served.check_model(body.model)
-    prompts = prompts_of(served, body)
+    prompts = await asyncio.to_thread(prompts_of, served, body)  # a long text is encoded beside the streams of others
     params = params_of(served, body)
     composer = Composer(served, body, prompts)
     pump = served.pump(written(served, [prompt.ids for prompt in prompts], params), request)
@@ -232,7 +231,7 @@ async def _pieces(request: Writing) -> AsyncIterator[Piece]:
     """The request's pieces. ApiError where it failed or was cancelled by the engine."""
     async for piece in request.pieces():
         if piece.finish == "error":
-            raise UserError(piece.error or "the text broke off")
+            raise ApiError(500, f"the text broke off: {piece.error}")
         if piece.finish == "cancelled":
             raise ApiError(503, "the server is stopping; the text was cancelled")
         yield piece

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from tinyseek.engine.request import QueueFullError
 from tinyseek.errors import UserError
-from tinyseek.llm.base import ChatError
+from tinyseek.llm.base import ChatError, ContextError
 
 _TYPES = {
     401: ("authentication_error", "invalid_api_key"),
@@ -97,7 +97,9 @@ def as_api_error(error: BaseException, retry_after: float = 1.0) -> ApiError | N
     if isinstance(error, QueueFullError):
         return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(max(1, round(retry_after)))})
     if isinstance(error, ChatError):
-        return ApiError(502 if error.status else 500, str(error))
+        return ApiError(error.status if error.status in (500, 503) else 502, str(error))
+    if isinstance(error, ContextError):
+        return refused(str(error), "messages", "context_length_exceeded")
     if isinstance(error, UserError):
         return refused(str(error))
     if isinstance(error, HTTPException):

@@ -170,7 +170,7 @@ def routes(served: Served) -> APIRouter:
             return json_response(_loaded(served, {"message": {"role": "assistant", "content": ""}}))
         tools, _ = choose_tools([tool.model_dump(exclude_none=True) for tool in body.tools or []], None)
         options = ChatOptions(**_options(body), tools=tools)
-        pump = served.pump(served.chat.astream(_messages(body.messages), options), request)
+        pump = served.pump(served.answer(_messages(body.messages), options), request)
         return await _answer(served, body, pump, _chat_fields)
 
     @router.post("/api/generate", responses=_LINES)
@@ -286,7 +286,7 @@ async def _generated(served: Served, body: GenerateRequest) -> AsyncIterator[Cha
     tokenizer = served.tokenizer
     if body.suffix is None and not body.raw and tokenizer.chat_template is not None:
         messages: list[Message] = [{"role": "system", "content": body.system}] if body.system else []
-        async for delta in served.chat.astream(
+        async for delta in served.answer(
             [*messages, {"role": "user", "content": body.prompt}], ChatOptions(**_options(body))
         ):
             yield delta

@@ -130,7 +130,7 @@ async def _respond(served: Served, store: Store, body: ResponseRequest, request:
     conversation = messages_of([*(ChatMessage(**message) for message in earlier), *new], "input")
     instructions: list[Message] = [{"role": "system", "content": body.instructions}] if body.instructions else []
     builder = Builder(served, body)
-    pump = served.pump(served.chat.astream([*instructions, *conversation], options_of(body)), request)
+    pump = served.pump(served.answer([*instructions, *conversation], options_of(body)), request)
 
     def remember() -> None:
         if body.store is not False:

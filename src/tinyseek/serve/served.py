@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,11 +20,12 @@ from tinyseek.serve.streaming import Pump
 
 if TYPE_CHECKING:
     from tinyseek.engine.engine import Engine
-    from tinyseek.llm.base import Usage
+    from tinyseek.llm.base import ChatDelta, ChatOptions, Message, Usage
     from tinyseek.llm.local import LocalChat
     from tinyseek.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
+_LONG_TEXT = 20_000  # characters; about five milliseconds of encoding
 FINGERPRINT = f"tinyseek-{__version__}"
 
 
@@ -58,6 +61,19 @@ class Served:
                 code="model_not_found",
             )
 
+    async def answer(self, messages: Sequence[Message], options: ChatOptions) -> AsyncIterator[ChatDelta]:
+        """The model's answer. A long prompt, or a grammar, is prepared in a thread, so that other streams flow on meanwhile."""
+        long = sum(len(message.get("content") or "") for message in messages) > _LONG_TEXT
+        if long or options.tools or options.response_format or options.regex or options.choice:
+            deltas = await asyncio.to_thread(self.chat.astream, messages, options)
+        else:
+            deltas = self.chat.astream(messages, options)
+        try:
+            async for delta in deltas:
+                yield delta
+        finally:
+            await deltas.aclose()  # type: ignore[attr-defined]  # a generator
+
     def pump(self, source: AsyncIterator[T], request: Request) -> Pump[T]:
         """An answer to wait for, under the server's time limits."""
         settings = self.settings
@@ -66,8 +82,6 @@ class Served:
 
 def head(kind: str, prefix: str, served: Served) -> dict[str, Any]:
     """The fields that every completion and every chunk of it begin with."""
-    import uuid
-
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
         "object": kind,

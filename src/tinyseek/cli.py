@@ -23,6 +23,8 @@ Use a model
   generate MODEL      continue a text                                     tinyseek generate runs/quickstart/pretrain "In the"
   eval MODEL ...      score it on held-out text and tasks                 tinyseek eval runs/quickstart/sft
   model CONFIG        its parameter table: a preset, config.json, folder  tinyseek model deepseek-v3
+  pull NAME           fetch a published model                             tinyseek pull smollm2-135m
+  export MODEL        write it for other programs: gguf, ollama, hf       tinyseek export runs/quickstart/sft --to ollama
 
 One stage of a recipe at a time
   data OUT            clean, deduplicate and split raw text               tinyseek data runs/my/data corpus=my.txt
@@ -51,6 +53,8 @@ COMMANDS = {
     "generate": "models:generate",
     "eval": "recipes:evaluate",
     "model": "models:model",
+    "pull": "interchange:pull",
+    "export": "interchange:export",
     "tokenizer": "models:tokenizer",
     "show": "follow:show",
     "ps": "follow:ps",

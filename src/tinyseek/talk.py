@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from tinyseek.errors import UserError
+from tinyseek.model.hub import find_model
 from tinyseek.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,28 +42,8 @@ class ChatSettings(TalkSettings):
 
 
 def model_folder(path: str) -> Path:
-    """The folder of a model: the one given, or of a run the model that was made last.
-
-    Raises:
-        UserError: there is none.
-    """
-    folder = Path(path)
-    if (folder / "config.json").is_file():
-        return folder
-    if not folder.exists():
-        raise UserError(f"{path}: no such folder")
-    if not folder.is_dir():
-        raise UserError(f"{path}: is a file; give the folder of a model, the one that holds config.json")
-    inside = [
-        file.parent
-        for file in folder.glob("*/config.json")
-        if not file.parent.name.endswith((".work", ".partial", ".old"))
-    ]
-    if not inside:
-        raise UserError(
-            f"{path}: no model in it (no config.json); give a model's folder, for example runs/quickstart/sft"
-        )
-    return max(inside, key=lambda made: (made / "config.json").stat().st_mtime)
+    """The folder of a model: see `hub.find_model`, which says what is slow on stderr here."""
+    return find_model(path, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 @dataclass

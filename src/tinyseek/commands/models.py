@@ -74,6 +74,7 @@ def model(arguments: list[str]) -> int:
 def _config(source: str, changes: list[str]) -> Any:
     import json
 
+    from tinyseek.model.hub import pulled
     from tinyseek.model.presets import PRESETS, from_preset
     from tinyseek.settings import nested, suggestion
     from tinyseek.talk import model_folder
@@ -81,7 +82,7 @@ def _config(source: str, changes: list[str]) -> Any:
     if source in PRESETS:
         return from_preset(source, nested(changes))
     path = Path(source)
-    if not path.exists() and not path.suffix and len(path.parts) == 1:
+    if not path.exists() and not path.suffix and len(path.parts) == 1 and source not in pulled():
         raise UserError(f'no preset, file or folder "{source}"; {suggestion(source, PRESETS)}')
     if changes:
         raise UserError(f"{changes[0]}: only a preset can be changed; edit {source} instead")

@@ -15,9 +15,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from tinyseek import __version__
 from tinyseek.errors import UserError
@@ -63,24 +64,62 @@ def fetch(address: str, cache: Path | None = None, wait: Callable[[float], None]
     url, wanted = split_checksum(address)
     folder = (cache or cache_folder()) / "downloads"
     name = re.sub(r"[^\w.-]", "_", Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name)[-80:] or "file"
-    target = folder / f"{wanted[:16]}-{name}"
+    return fetch_into(url, folder / f"{wanted[:16]}-{name}", Checksum("sha256", wanted), wait=wait)
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What a file must hash to: "sha256" of its bytes, or "git" for a git blob's SHA-1, which knows the length too."""
+
+    kind: Literal["sha256", "git"]
+    hex: str
+
+    def of(self, path: Path) -> str:
+        """The hash of a file."""
+        with path.open("rb") as stream:
+            if self.kind == "sha256":
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+            while block := stream.read(BLOCK):
+                digest.update(block)
+            return digest.hexdigest()
+
+
+def fetch_into(
+    url: str,
+    target: Path,
+    wanted: Checksum,
+    *,
+    headers: Mapping[str, str] | None = None,
+    report: Callable[[int], None] = lambda _: None,
+    wait: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Download `url` to `target` unless it is there, going on with `target.part` where an earlier try stopped.
+
+    Args:
+        headers: sent to the host of `url` alone, not to one that it redirects to.
+        report: is told the bytes there are so far.
+    Raises:
+        UserError: as `fetch`.
+    """
+    _check_scheme(url)
     if target.is_file():
         return target
     part = target.with_name(target.name + ".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as stream:
             _lock(stream, part)
             resumed = stream.tell() > 0
-            _complete(url, stream, wait)
-            got = _digest(part)
-            if got != wanted and resumed:  # the beginning may be another version's: once more from the first byte
+            _complete(url, stream, wait, headers or {}, report)
+            got = wanted.of(part)
+            if got != wanted.hex and resumed:  # the beginning may be another version's: once more from the first byte
                 stream.truncate(0)
-                _complete(url, stream, wait)
-                got = _digest(part)
-            if got != wanted:
+                _complete(url, stream, wait, headers or {}, report)
+                got = wanted.of(part)
+            if got != wanted.hex:
                 part.unlink()
-                raise UserError(f"{url}: the file there has another checksum, sha256={got}; it was not used")
+                raise UserError(f"{url}: the file there has another checksum, {wanted.kind}={got}; it was not used")
             stream.flush()
             os.fsync(stream.fileno())
             part.replace(target)
@@ -89,13 +128,49 @@ def fetch(address: str, cache: Path | None = None, wait: Callable[[float], None]
     return target
 
 
-def _complete(url: str, stream: IO[bytes], wait: Callable[[float], None]) -> None:
+def request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
+    """A request of ours. `headers` do not travel on with a redirect: they may hold a token."""
+    asked = urllib.request.Request(
+        url, headers={"User-Agent": f"tinyseek/{__version__}", "Accept-Encoding": "identity"}
+    )
+    for name, value in headers.items():
+        asked.add_unredirected_header(name, value)
+    return asked
+
+
+def read_text(url: str, headers: Mapping[str, str] | None = None, most: int = 64 << 20) -> str:
+    """A small answer as text, for lists of files.
+
+    Raises:
+        UserError: no connection, no such page, or more than `most` bytes.
+    """
+    _check_scheme(url)
+    opener = urllib.request.build_opener(_SafeRedirects)
+    try:
+        with opener.open(request(url, headers or {}), timeout=30) as answer:
+            body: bytes = answer.read(most + 1)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        raise UserError(f"{url}: cannot be reached ({getattr(error, 'reason', None) or error})") from None
+    if len(body) > most:
+        raise UserError(f"{url}: answers with more than {most:,} bytes")
+    return body.decode(errors="replace")
+
+
+def _complete(
+    url: str,
+    stream: IO[bytes],
+    wait: Callable[[float], None],
+    headers: Mapping[str, str],
+    report: Callable[[int], None],
+) -> None:
     """Append to `stream` until all of `url` is there."""
     failures = 0
     while True:
         before = stream.seek(0, os.SEEK_END)
         try:
-            whole = _append(url, stream)
+            whole = _append(url, stream, headers, report)
             stream.flush()
             if whole:
                 return
@@ -115,29 +190,26 @@ def _complete(url: str, stream: IO[bytes], wait: Callable[[float], None]) -> Non
         wait(min(0.5 * 2**failures, 8.0))
 
 
-def _append(url: str, stream: IO[bytes]) -> bool:
+def _append(url: str, stream: IO[bytes], headers: Mapping[str, str], report: Callable[[int], None]) -> bool:
     """Ask for what is missing and append it. Returns whether the answer came to its end."""
     start = stream.tell()
-    headers = {"User-Agent": f"tinyseek/{__version__}", "Accept-Encoding": "identity"}
+    asked = request(url, headers)
     if start:
-        headers["Range"] = f"bytes={start}-"
+        asked.add_header("Range", f"bytes={start}-")
     opener = urllib.request.build_opener(_SafeRedirects)
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+    with opener.open(asked, timeout=30) as answer:
         span = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", answer.headers.get("Content-Range", ""))
         if start and not (answer.status == 206 and span and int(span.group(1)) == start):
             stream.truncate(0)  # the server does not do ranges, and sends all of it
+            start = 0
         length = answer.headers.get("Content-Length")
         received = 0
         while block := answer.read(BLOCK):
             stream.write(block)
             received += len(block)
+            report(start + received)
     # A short body ends like a whole one in http.client when it is read in blocks, so the length is compared.
     return length is None or received == int(length)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _lock(stream: IO[bytes], part: Path) -> None:

@@ -43,8 +43,9 @@ def progress(title: str, total: int) -> Iterator[Update]:
         if now - last >= EVERY:
             last = now
             share = f" {100 * done / total:.0f}%" if total else ""
+            left = f", {(now - started) * (total - done) / done:.0f} s left" if total > done > 0 else ""
             print(
-                f"{title}:{share} {done / 1e6:.1f} MB, {done / 1e6 / (now - started):.1f} MB/s {note}",
+                f"{title}:{share} {done / 1e6:.1f} MB, {done / 1e6 / (now - started):.1f} MB/s{left} {note}",
                 file=sys.stderr,
                 flush=True,
             )

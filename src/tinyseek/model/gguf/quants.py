@@ -127,7 +127,7 @@ def _scales_6bit(b: Bytes) -> tuple[Bytes, Bytes]:
     return scales, minima
 
 
-def _k4(b: Bytes, q: Bytes) -> Floats:
+def _k4(b: Bytes, q: NDArray[np.integer]) -> Floats:
     """8 blocks of 32 numbers `q` with scales and minima of 6 bits, d and dmin before them."""
     scales, minima = _scales_6bit(b[:, 4:16])
     scale, minimum = _half(b, 0) * scales.astype(np.float32), _half(b, 2) * minima.astype(np.float32)

@@ -96,6 +96,7 @@ class CompiledModel:
         return head
 
     def _run(self, first: int, last: int, x_ND: Tensor, *where: Tensor) -> None:
+        threads()  # this may be another thread than the one that made the model ready
         at, x = tuple(tensor.numpy() for tensor in where), x_ND.numpy()
         for layer in self._layers[first:last]:
             for half in layer:

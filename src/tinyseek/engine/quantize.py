@@ -192,12 +192,17 @@ class PackedExperts(nn.Module):
 
 
 def threads() -> int:
-    """Threads for the compiled loops: as many as torch uses, made known to numba."""
+    """Threads for the compiled loops: as many as torch uses in this thread, made known to numba.
+
+    Both keep their number a thread, and numba's first loop sets torch's to its own: hence the last line.
+    """
     import numba
 
     settings: Any = numba.config
     count: int = min(torch.get_num_threads(), settings.NUMBA_NUM_THREADS)
     numba.set_num_threads(count)
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
     return count
 
 

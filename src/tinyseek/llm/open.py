@@ -1,0 +1,111 @@
+"""From what a user writes to a chat model: a folder, a pulled name, a GGUF file, a service's name, or a server's address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tinyseek.errors import UserError
+
+if TYPE_CHECKING:
+    from tinyseek.engine.options import EngineSettings
+    from tinyseek.llm.base import ChatModel
+    from tinyseek.llm.options import RemoteSettings
+    from tinyseek.llm.remote import RemoteChat
+    from tinyseek.llm.sending import Kind
+
+DEEPSEEK_MODEL = "deepseek-chat"
+WHERE = (
+    "a model's or a run's folder, a pulled model's name, a .gguf file, deepseek, deepseek:MODEL, openai:MODEL, ollama:MODEL, "
+    "or http://host:port of any OpenAI-compatible server"
+)
+
+
+def is_remote(where: str) -> bool:
+    """Whether `where` names a server rather than something on this disk."""
+    service = where.partition(":")[0]
+    return where.startswith(("http://", "https://")) or (
+        service in ("deepseek", "openai", "ollama") and not Path(where).exists()
+    )
+
+
+def open_chat(
+    where: str,
+    *,
+    model: str | None = None,
+    engine: EngineSettings | None = None,
+    remote: RemoteSettings | None = None,
+) -> ChatModel:
+    """See `ChatModel.open`."""
+    if is_remote(where):
+        try:
+            import httpx2  # noqa: F401
+        except ImportError:
+            raise UserError("to speak to a server, install httpx2: pip install 'tinyseek[serve]'") from None
+        if where.startswith(("http://", "https://")):
+            return _at_address(where, model, remote)
+        return _service(where, model, remote)
+    if model is not None:
+        raise UserError(f"model={model}: only a server has several models; {where} is one on this disk")
+    from tinyseek.llm.local import LocalChat
+    from tinyseek.model.hub import find_model
+
+    folder = find_model(where)
+    path = Path(where)
+    return LocalChat.load(
+        folder, engine, path.stem if path.is_file() else path.resolve().name if path.exists() else where
+    )
+
+
+def _service(where: str, model: str | None, settings: RemoteSettings | None) -> RemoteChat:
+    from tinyseek.llm.remote import server
+
+    service, _, named = where.partition(":")
+    if named and model and named != model:
+        raise UserError(f"{where}: the model is named twice, {named} and {model}")
+    kind: Kind = "deepseek" if service == "deepseek" else "openai" if service == "openai" else "ollama"
+    chosen = named or model or (DEEPSEEK_MODEL if kind == "deepseek" else "")
+    chat = server(kind, chosen, settings)
+    if not chosen and kind == "openai":
+        chat.close()
+        raise UserError("openai: which model? Write openai:MODEL")
+    return chat if chosen else _with_first_model(chat)
+
+
+def _at_address(where: str, model: str | None, settings: RemoteSettings | None) -> RemoteChat:
+    from tinyseek.llm.remote import RemoteChat
+
+    try:
+        parts = urlsplit(where)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UserError(f"{where}: no address of a server ({error}); write http://host:port") from None
+    if not host:
+        raise UserError(f"{where}: no address of a server; write http://host:port")
+    if parts.username or parts.password:
+        raise UserError("a key does not belong into an address, where it is shown; put it into TINYSEEK_API_KEY")
+    kind: Kind = "other"
+    for name in ("deepseek", "openai"):
+        if host.endswith(f"{name}.com"):
+            kind = "deepseek" if name == "deepseek" else "openai"
+    if port == 11434:
+        kind = "ollama"
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    path = path or ("" if kind == "deepseek" else "/v1")
+    chat = RemoteChat(f"{parts.scheme}://{parts.netloc}{path}", model or "", kind=kind, settings=settings)
+    return chat if model else _with_first_model(chat)
+
+
+def _with_first_model(chat: RemoteChat) -> RemoteChat:
+    """The server's only or first model, for one who did not say which."""
+    try:
+        names = chat.models()
+    except UserError:
+        chat.close()
+        raise
+    if not names:
+        chat.close()
+        raise UserError(f"{chat.url}: the server names no models; say which: model=NAME")
+    chat.model = chat.name = names[0]
+    return chat

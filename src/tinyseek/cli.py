@@ -21,6 +21,7 @@ From text to a model that answers
 Use a model
   chat MODEL          talk to it                                          tinyseek chat runs/quickstart/sft
   generate MODEL      continue a text                                     tinyseek generate runs/quickstart/pretrain "In the"
+  serve MODEL         OpenAI's and Ollama's APIs, and a chat page         tinyseek serve runs/quickstart
   eval MODEL ...      score it on held-out text and tasks                 tinyseek eval runs/quickstart/sft
   model CONFIG        its parameter table: a preset, config.json, folder  tinyseek model deepseek-v3
   pull NAME           fetch a published model                             tinyseek pull smollm2-135m
@@ -51,6 +52,7 @@ COMMANDS = {
     "report": "recipes:report",
     "chat": "models:chat",
     "generate": "models:generate",
+    "serve": "serve:serve",
     "eval": "recipes:evaluate",
     "model": "models:model",
     "pull": "interchange:pull",

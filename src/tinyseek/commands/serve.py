@@ -1,0 +1,105 @@
+"""`tinyseek serve`: a model behind OpenAI's and Ollama's HTTP APIs, and the chat page."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from tinyseek.commands import Parser, say, settings_text
+from tinyseek.errors import UserError
+from tinyseek.serve.options import ServeSettings
+from tinyseek.studio.options import StudioSettings
+
+if TYPE_CHECKING:
+    from tinyseek.llm.local import LocalChat
+
+
+class CommandSettings(ServeSettings):
+    """The server, with or without the chat page."""
+
+    page: bool = Field(True, description="serve the chat page at /")
+    studio: StudioSettings = StudioSettings()
+
+
+def serve(arguments: list[str]) -> int:
+    """Serve until stopped."""
+    parser = Parser(
+        "serve",
+        "Serve a model: OpenAI's and Ollama's APIs and the chat page on one port. Ctrl-C, or SIGTERM, lets running answers end.",
+        settings_text(lambda: CommandSettings),
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="the folder of a model, or of a run; a pulled model; a .gguf file"
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    chosen = parser.parse_intermixed_args(arguments)
+    from tinyseek.settings import nested
+
+    settings = CommandSettings.read(nested(chosen.settings), "command line")
+    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+        raise UserError("to serve, install what it needs: pip install 'tinyseek[serve]'")
+    from tinyseek.serve.server import address_of, listen
+
+    with listen(settings) as bound:  # before the model is loaded, which takes longer than to find the port taken
+        chat = _load(chosen.model, settings)
+        from tinyseek.serve import server
+        from tinyseek.serve.app import make_app
+
+        app = make_app(chat, settings)
+        page = settings.page and _mount_page(app, chat, settings)
+        _tell(chat, settings, address_of(bound), page)
+        server.serve(app, settings, bound)
+    say("stopped")
+    return 0
+
+
+def _load(where: str, settings: CommandSettings) -> LocalChat:
+    from tinyseek.llm.base import ChatModel
+    from tinyseek.llm.local import LocalChat
+    from tinyseek.llm.open import is_remote
+
+    if is_remote(where):
+        raise UserError(f"{where}: is served already; only a model on this disk can be served here")
+    chat = ChatModel.open(where, engine=settings)
+    assert isinstance(chat, LocalChat)
+    return chat
+
+
+def _mount_page(app: object, chat: LocalChat, settings: CommandSettings) -> bool:
+    """Put the chat page at /. False where what it needs is not installed, or the model was not taught to chat."""
+    if chat.tokenizer.chat_template is None:
+        return False
+    if importlib.util.find_spec("nicegui") is None:
+        say("(no chat page: install nicegui, or tinyseek[serve])")
+        return False
+    from fastapi import FastAPI
+
+    from tinyseek.studio.app import mount
+
+    assert isinstance(app, FastAPI)
+    mount(app, chat, settings.studio)
+    return True
+
+
+def _tell(chat: LocalChat, settings: CommandSettings, address: str, page: bool) -> None:
+    """What is served where, and a line to try."""
+    from tinyseek.model.counts import count
+    from tinyseek.terminal import amount
+
+    name = settings.name or chat.name
+    size = amount(count(chat.engine.model.config).total)
+    print(f"{name}: {size} parameters, context {chat.engine.context:,} tokens")
+    if page:
+        print(f"  chat page   {address}/")
+    print(f"  OpenAI API  {address}/v1")
+    print(f"  Ollama API  {address}")
+    talks = chat.tokenizer.chat_template is not None
+    asked = {"messages": [{"role": "user", "content": "Who are you?"}]} if talks else {"prompt": "In the beginning"}
+    body = json.dumps({"model": name, **asked}, ensure_ascii=False)
+    path = "/v1/chat/completions" if talks else "/v1/completions"
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
+    print(f"try it: curl {address}{path}{key} -d {shlex.quote(body)}", flush=True)

@@ -87,17 +87,24 @@ class BlockPool:
             self._kept -= 1
         self._holders[block] += 1
 
-    def release(self, blocks: Sequence[int]) -> None:
-        """Hold a text's blocks no longer. They are given from its beginning on; its end is forgotten first."""
+    def release(self, blocks: Sequence[int], keep: bool = True) -> None:
+        """Hold a text's blocks no longer. They are given from its beginning on; its end is forgotten first.
+
+        Args:
+            keep: let what nobody holds be found by others.
+        """
         for block in reversed(blocks):
+            assert self._holders[block], f"block {block} was released more often than held"
+            if not keep and self._holders[block] == 1:
+                self._forget(block)
             self._holders[block] -= 1
-            assert self._holders[block] >= 0, f"block {block} was released more often than held"
-            if not self._holders[block]:
-                self._free[block] = None
-                if self._places[block] is None:
-                    self._free.move_to_end(block, last=False)  # nothing in it to keep
-                else:
-                    self._kept += 1
+            if self._holders[block]:
+                continue
+            self._free[block] = None
+            if self._places[block] is None:
+                self._free.move_to_end(block, last=False)  # nothing in it to keep
+            else:
+                self._kept += 1
 
     def find(self, parent: Prefix, tokens: tuple[int, ...]) -> Prefix | None:
         """The place of the block with these tokens after `parent`, if it is kept or held."""

@@ -104,7 +104,7 @@ class Engine:
         self.context = min(longest, blocks * size)
         self.cache = PagedCache(model.config, blocks, size, dtype, model.device, layers)
         self.pool = BlockPool(blocks, size)
-        self.scheduler = Scheduler(self.pool, settings.max_sequences, settings.max_batch_tokens)
+        self.scheduler = self._make_scheduler()
         self.runner = Runner(model, self.cache, self.context)
 
         self._stepping = threading.RLock()  # held by whoever steps
@@ -122,6 +122,10 @@ class Engine:
         self._first_recent: deque[float] = deque(maxlen=1000)
         self._recent: deque[tuple[float, int]] = deque()  # when, how many tokens
 
+    def _make_scheduler(self) -> Scheduler:
+        settings = self.settings
+        return Scheduler(self.pool, settings.max_sequences, settings.max_batch_tokens, settings.prefix_cache)
+
     @classmethod
     def load(cls, folder: str | Path, settings: EngineSettings | None = None) -> Self:
         """Load a model folder with its tokenizer.
@@ -131,9 +135,8 @@ class Engine:
         """
         settings = settings or EngineSettings()
         device = choose_device(settings.device)
-        bfloat16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device.type == "cuda")
         tokenizer = Tokenizer.load(folder)
-        model = CausalLM.load(folder, torch.bfloat16 if bfloat16 else torch.float32, device).eval()
+        model = load_model(folder, settings, device)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {model.config.vocab_size}: they do not "
@@ -285,10 +288,10 @@ class Engine:
                 if chunks:
                     self._run(chunks)
             except BaseException as error:
-                _log.exception("a step failed")
                 self._start_anew(error)
-                if not isinstance(error, Exception):  # the person's own wish, not a fault
+                if not isinstance(error, Exception):  # Ctrl-C is no fault
                     raise
+                _log.exception("a step failed")
             with self._changed:
                 return bool(self.scheduler.running or self.scheduler.waiting or self._inbox or self._calls)
 
@@ -408,7 +411,7 @@ class Engine:
         texts = [*self.scheduler.running, *self.scheduler.waiting]
         preemptions, reused = self.scheduler.preemptions, self.scheduler.reused
         self.pool = BlockPool(self.pool.total, self.pool.block_size)
-        self.scheduler = Scheduler(self.pool, self.settings.max_sequences, self.settings.max_batch_tokens)
+        self.scheduler = self._make_scheduler()
         self.scheduler.preemptions, self.scheduler.reused = preemptions, reused
         for text in texts:
             self._told_end(text, "error", error=_told(error))
@@ -513,6 +516,25 @@ class Engine:
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def load_model(folder: str | Path, settings: EngineSettings, device: torch.device) -> CausalLM:
+    """A model in the number format that is asked for. On a CPU whose loops serve it only the matrices are in fewer bits.
+
+    Raises:
+        UserError: no model, or a damaged one.
+    """
+    from tinyseek.engine.compiled import is_compiled
+    from tinyseek.engine.quantize import pack
+
+    short = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device.type == "cuda")
+    whole = torch.bfloat16 if short and device.type != "cpu" else torch.float32
+    model = CausalLM.load(folder, whole, device).eval()
+    if settings.quantize != "none":
+        return pack(model, settings.quantize)
+    if short and is_compiled(model):
+        return pack(model, "bfloat16")
+    return model.bfloat16() if short else model
 
 
 def choose_device(asked: str) -> torch.device:

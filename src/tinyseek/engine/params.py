@@ -86,8 +86,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Always the likeliest token."""
-        return self.temperature == 0
+        """Always the likeliest token. So is what a temperature near 0 would give, whose division would overflow."""
+        return self.temperature < 1e-5
 
     @property
     def plain(self) -> bool:

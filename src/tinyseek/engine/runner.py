@@ -79,7 +79,7 @@ class Runner:
 
     def __init__(self, model: CausalLM, cache: PagedCache, context: int) -> None:
         self.model = model
-        self._forward = forward_for(model, cache, context)
+        self.forward = forward_for(model, cache, context)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[Tensor]:
@@ -88,7 +88,7 @@ class Runner:
         Returns:
             Of each chunk the hidden states after the last norm at the positions whose logits are wanted, [wanted, D].
         """
-        hidden = self._forward(chunks)
+        hidden = self.forward(chunks)
         return [rows_TD[chunk.count - chunk.wanted :] for chunk, rows_TD in zip(chunks, hidden, strict=True)]
 
     @torch.inference_mode()
@@ -113,16 +113,13 @@ class CompiledForward:
         from tinyseek.engine.compiled import CompiledModel
 
         stores = [(first, second) for first, second in cache.layers]
-        self.model, self.size, self.plain = (
-            CompiledModel(model, stores, cache.block_size, context),
-            cache.block_size,
-            plain,
-        )
+        self.model = CompiledModel(model, stores, cache.block_size, context)
+        self.size, self.plain, self.few = cache.block_size, plain, FEW
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """See `Forward`."""
-        few = [row for row, chunk in enumerate(chunks) if chunk.count <= FEW]
-        many = [row for row, chunk in enumerate(chunks) if chunk.count > FEW]
+        few = [row for row, chunk in enumerate(chunks) if chunk.count <= self.few]
+        many = [row for row, chunk in enumerate(chunks) if chunk.count > self.few]
         hidden: dict[int, Tensor] = {}
         if few:
             batch = make_batch([chunks[row] for row in few], self.size)

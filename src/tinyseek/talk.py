@@ -1,31 +1,31 @@
-"""Talking to a model in the terminal: one prompt continued (`generate`), or a conversation (`chat`)."""
+"""Talking to a model in the terminal: one prompt continued (`generate`), or a conversation (`chat`) with any chat model."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from tinyseek.errors import UserError
-from tinyseek.model.hub import find_model
+from tinyseek.llm.base import ChatDelta, ChatError, ChatModel, ChatOptions, Collector, ContextError, Message
 from tinyseek.settings import Settings
 
 if TYPE_CHECKING:
-    from tinyseek.engine.sampler import SamplingParams
-    from tinyseek.model.transformer import CausalLM
-    from tinyseek.text.tokenizer import Tokenizer
+    from tinyseek.engine.options import EngineSettings
 
 LEAST_ROOM = 32  # tokens of context that an answer must have, before old turns are dropped to make room
 
 
 class TalkSettings(Settings):
-    """How tokens are drawn."""
+    """How tokens are drawn, and where."""
 
     max_tokens: int = Field(256, ge=1, description="at most this many new tokens; the model's context is a limit too")
     temperature: float = Field(0.0, ge=0, le=100, description="0 takes the likeliest token; about 0.7 is lively")
@@ -33,124 +33,156 @@ class TalkSettings(Settings):
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest that hold this much probability")
     seed: int | None = Field(None, ge=0, description="the same seed draws the same tokens; none for new ones")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the weights")
+    quantize: Literal["none", "int8", "int4"] = Field("none", description="weights in fewer bits, on a CPU")
+
+    def engine(self) -> EngineSettings:
+        """For a local model."""
+        from tinyseek.engine.options import EngineSettings
+
+        return EngineSettings(device=self.device, dtype=self.dtype, quantize=self.quantize)
 
 
 class ChatSettings(TalkSettings):
-    """How tokens are drawn, and what the model is told first."""
+    """How tokens are drawn, and what the model is told first. What is none is left to the model or its server."""
 
+    max_tokens: int | None = Field(None, ge=1, description="longest answer; none for as long as the context allows")  # type: ignore[assignment]
+    temperature: float | None = Field(  # type: ignore[assignment]
+        None,
+        ge=0,
+        le=100,
+        description="0 takes the likeliest token, which is a local model's own choice; about 0.7 is lively",
+    )
+    top_p: float | None = Field(  # type: ignore[assignment]
+        None, gt=0, le=1, description="draw among the likeliest that hold this much probability"
+    )
     system: str = Field("", description="instructions that stand before the conversation")
+    thinking: bool | None = Field(None, description="whether the model thinks before it answers")
+    model: str | None = Field(None, description="which of a server's models; none for its first")
+
+    def options(self) -> ChatOptions:
+        """For a chat model."""
+        return ChatOptions(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            thinking=self.thinking,
+        )
 
 
 def model_folder(path: str) -> Path:
-    """The folder of a model: see `hub.find_model`, which says what is slow on stderr here."""
-    return find_model(path, lambda line: print(line, file=sys.stderr, flush=True))
+    """The folder of a model: the one given, of a run the model that was made last, or that of a pulled name or a .gguf file.
+
+    Raises:
+        UserError: there is none.
+    """
+    from tinyseek.model.hub import find_model
+
+    return find_model(path, lambda text: print(text, file=sys.stderr))
+
+
+def continuation(where: str, prompt: str, settings: TalkSettings) -> Iterator[str]:
+    """The text after `prompt`, piece by piece. The prompt is plain text: no template, no control tokens.
+
+    Raises:
+        UserError: no model, or a prompt that its context does not hold.
+    """
+    from tinyseek.engine.engine import Engine
+    from tinyseek.engine.params import SamplingParams
+
+    engine = Engine.load(model_folder(where), settings.engine())
+    params = SamplingParams(
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        seed=settings.seed,
+    )
+    for piece in engine.submit([engine.tokenizer.bos_id, *engine.tokenizer.encode(prompt)], params):
+        if piece.error:
+            raise UserError(piece.error)
+        yield piece.text
+
+
+# ---- a conversation --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Speaker:
-    """A model, its tokenizer, and how it draws."""
+class Conversation:
+    """What was said so far, and with whom."""
 
-    model: CausalLM
-    tokenizer: Tokenizer
-    settings: TalkSettings
-    folder: Path
+    chat: ChatModel
+    options: ChatOptions = field(default_factory=ChatOptions)
+    system: str = ""
+    messages: list[Message] = field(default_factory=list)  # without the instructions
+    forgotten: int = 0  # messages that the last answer had no room for
 
-    @classmethod
-    def load(cls, path: str, settings: TalkSettings) -> Speaker:
-        """Load a model folder with its tokenizer.
+    def all(self) -> list[Message]:
+        """The messages with the instructions before them."""
+        return [{"role": "system", "content": self.system}, *self.messages] if self.system else list(self.messages)
+
+    def answer(self) -> Iterator[ChatDelta]:
+        """The answer to the last message, which becomes part of the conversation: also one that was stopped.
+
+        Where the context is full the oldest turns are dropped.
 
         Raises:
-            UserError: no model, a damaged one, or a tokenizer with tokens that the model does not know.
+            UserError: the last message alone is too long, or the model cannot answer. Nothing is added then.
         """
-        folder = model_folder(path)
-        import torch
-
-        from tinyseek.model.transformer import CausalLM
-        from tinyseek.text.tokenizer import Tokenizer
-
-        tokenizer = Tokenizer.load(folder)
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        collector, began = Collector(), len(self.messages)
         try:
-            model = CausalLM.load(folder, device=device).eval()
-        except (RuntimeError, AssertionError) as error:
-            if device == "cpu":
-                raise
-            raise UserError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from None
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(
-                f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {model.config.vocab_size}: they do not "
-                "belong together; put back the tokenizer that the model was trained with"
-            )
-        return cls(model, tokenizer, settings, folder)
+            while True:
+                self._make_room()
+                try:
+                    for delta in self.chat.stream(self.all(), self.options):
+                        collector.push(delta)
+                        yield delta
+                    break
+                except ChatError as error:  # only the server knows its context
+                    if collector.answers() or error.status != 400 or "context" not in str(error) or not self._forget():
+                        raise
+        finally:
+            self.forgotten = began - len(self.messages)
+            answers = collector.answers()
+            if answers and (answers[0].content or answers[0].reasoning or answers[0].tool_calls):
+                self.messages.append(answers[0].message)
 
-    @property
-    def context(self) -> int:
-        return self.model.config.max_position_embeddings
+    def _make_room(self) -> None:
+        context = self.chat.context
+        room = min(LEAST_ROOM, context // 4) if context else 0
+        while (tokens := self.chat.count_tokens(self.all(), self.options)) is not None and context:
+            if tokens + room <= context:
+                return
+            if not self._forget():
+                raise ContextError(tokens, context)
+        return
 
-    def params(self) -> SamplingParams:
-        from tinyseek.engine.sampler import SamplingParams
+    def _forget(self) -> bool:
+        """Drop the oldest turn, if another is left."""
+        later = [number for number, message in enumerate(self.messages) if message["role"] == "user"][1:2]
+        if later:
+            del self.messages[: later[0]]
+        return bool(later)
 
-        chosen = self.settings
-        return SamplingParams(
-            max_tokens=chosen.max_tokens,
-            temperature=chosen.temperature,
-            top_k=chosen.top_k,
-            top_p=chosen.top_p,
-            seed=chosen.seed,
-            stop_ids=frozenset(self.tokenizer.stop_ids),
-        )
+    def take_back(self) -> bool:
+        """Take the last answer back, so that the question can be asked again. False if there is no question."""
+        while self.messages and self.messages[-1]["role"] != "user":
+            self.messages.pop()
+        return bool(self.messages)
 
-    def continuation(self, prompt: str) -> Iterator[str]:
-        """The text after `prompt`, piece by piece. The prompt is plain text: no template, no control tokens."""
-        from tinyseek.engine.generate import stream
+    def save(self, file: Path) -> None:
+        """Add the conversation to a JSONL file, as `tinyseek sft data=[FILE]` reads it.
 
-        start = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        decoder = self.tokenizer.stream()
-        for token in stream(self.model, start + self.tokenizer.encode(prompt), self.params()):
-            yield decoder.push(token)
-        yield decoder.flush()
-
-    def answer(self, messages: list[dict[str, Any]], said: list[int]) -> Iterator[tuple[str, bool]]:
-        """The answer to a conversation: pieces of text, each with whether the model is thinking.
-
-        Args:
-            messages: where they fill the context, the oldest turns are dropped from the list.
-            said: is given each token of the answer.
         Raises:
-            UserError: the last message alone is longer than the context allows.
+            UserError: the file cannot be written.
         """
-        from tinyseek.engine.generate import stream
-
-        prompt = self.prompt(messages)
-        begin, end = self.tokenizer.token_id("<think>"), self.tokenizer.token_id("</think>")
-        thinking = begin is not None and begin in prompt[-2:]  # some templates open the thought themselves
-        decoder = self.tokenizer.stream()
-        for token in stream(self.model, prompt, self.params()):
-            said.append(token)
-            if token in (begin, end):
-                yield decoder.flush(), thinking
-                thinking = token == begin
-            else:
-                yield decoder.push(token), thinking
-        yield decoder.flush(), thinking
-
-    def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
-        """A conversation's ids up to where the model speaks. What people write is never a control token."""
-        from tinyseek.text.chat import encode_prompt
-
-        room = min(LEAST_ROOM, self.context // 4)
-        while True:
-            ids = encode_prompt(self.tokenizer, messages)
-            if len(ids) + room <= self.context:
-                return ids
-            first = 1 if messages[0]["role"] == "system" else 0
-            if len(messages) <= first + 1:
-                raise UserError(
-                    f"the prompt has {len(ids)} tokens, but the model's context is {self.context}; shorten it"
-                )
-            del messages[first : first + 2]
+        try:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"messages": self.all()}, ensure_ascii=False) + "\n")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be written ({error})") from None
 
 
 @dataclass
@@ -168,53 +200,99 @@ class Screen:
             self.thinking = thinking
         print(text, end="", flush=True)
 
+    def delta(self, delta: ChatDelta) -> None:
+        """Print a piece of an answer; a call is shown as it would be written."""
+        if delta.reasoning:
+            self.show(delta.reasoning, True)
+        if delta.content:
+            self.show(delta.content, False)
+        for call in delta.tool_calls:
+            self.show((f"\n{call.name} " if call.name else "") + call.arguments, False)
 
-HELP = (
-    "/reset forgets the conversation, /system TEXT sets instructions, /quit (or Ctrl-D) leaves; Ctrl-C stops an answer"
-)
+
+HELP = """\
+/reset            forget the conversation
+/system TEXT      begin a new one with these instructions; without TEXT, with none
+/retry            answer the last question again
+/think on|off     let the model think before it answers, or not; /think auto leaves it to the model
+/save FILE        add the conversation to a file of conversations (JSONL)
+/help             this
+/quit, Ctrl-D     leave; Ctrl-C stops an answer"""
 
 
-def chat(speaker: Speaker, system: str) -> None:
+def chat(conversation: Conversation) -> None:
     """A conversation on the terminal, or with the lines of standard input as prompts where that is no terminal.
 
     Raises:
-        UserError: the model has no chat template; a line does not fit into the context (without a terminal).
+        UserError: without a terminal, whatever goes wrong.
     """
-    if speaker.tokenizer.chat_template is None:
-        raise UserError(
-            f"{speaker.folder}: has no chat template, so it was not taught to chat; use `tinyseek generate`"
-        )
     person = sys.stdin.isatty()
-    opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages = list(opening)
+    conversation.chat.count_tokens(
+        [{"role": "user", "content": "?"}]
+    )  # a model that was not taught to chat says so at once
     if person:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - line editing and history in input()
-        print(f"{speaker.folder}: {HELP}", file=sys.stderr)
+        print(
+            f"{conversation.chat.name}: /help tells the commands, Ctrl-C stops an answer, Ctrl-D leaves",
+            file=sys.stderr,
+        )
     for line in _lines(person):
         command, _, rest = line.partition(" ")
         if command in ("/quit", "/exit"):
             return
-        if command == "/help":
-            print(HELP)
-        elif command == "/reset":
-            messages = list(opening)
-            print("(forgotten)")
-        elif command == "/system":
-            opening = [{"role": "system", "content": rest.strip()}] if rest.strip() else []
-            messages = list(opening)
-            print(
-                "(a new conversation with these instructions)"
-                if opening
-                else "(a new conversation without instructions)"
-            )
-        elif command.startswith("/") and command[1:].isalpha():
-            print(f"no command {command}; {HELP}")
-        else:
+        try:
+            if command.startswith("/") and command[1:].isalpha():
+                told = _obey(conversation, command, rest.strip())
+                if person or command == "/help":
+                    print(told or "", end="\n" if told else "", flush=True)
+                if command != "/retry" or told:
+                    continue
+            else:
+                conversation.messages.append({"role": "user", "content": line})
             if not person:
-                print(f"> {line}")
-            messages.append({"role": "user", "content": line})
-            _answer(speaker, messages, person)
+                print(f"> {conversation.messages[-1]['content']}")
+            answer(conversation, person)
+        except UserError as error:
+            if not person:
+                raise
+            print(f"({error})")
+
+
+def _obey(conversation: Conversation, command: str, rest: str) -> str:
+    """Do a command; returns what to tell the person, nothing if an answer should follow.
+
+    Raises:
+        UserError: no such command, or it cannot be done.
+    """
+    if command == "/help":
+        return HELP
+    if command == "/reset":
+        conversation.messages.clear()
+        return "(forgotten)"
+    if command == "/system":
+        conversation.system = rest
+        conversation.messages.clear()
+        return f"(a new conversation {'with these' if rest else 'without'} instructions)"
+    if command == "/retry":
+        if not conversation.take_back():
+            return "(there is no question yet)"
+        if conversation.options.seed is not None:  # the same seed would say the same
+            conversation.options = dataclasses.replace(conversation.options, seed=conversation.options.seed + 1)
+        return ""
+    if command == "/think":
+        if rest not in ("on", "off", "auto"):
+            raise UserError("/think on, /think off or /think auto")
+        thinking = {"on": True, "off": False, "auto": None}[rest]
+        conversation.options = dataclasses.replace(conversation.options, thinking=thinking)
+        return f"(thinking: {rest})"
+    if command == "/save":
+        if not conversation.messages:
+            return "(nothing was said yet)"
+        file = Path(rest or f"chat-{datetime.now():%Y%m%d-%H%M%S}.jsonl").expanduser()
+        conversation.save(file)
+        return f"(saved to {file})"
+    raise UserError(f"no command {command}; /help tells them")
 
 
 def _lines(person: bool) -> Iterator[str]:
@@ -237,30 +315,30 @@ def _lines(person: bool) -> Iterator[str]:
             yield line
 
 
-def _answer(speaker: Speaker, messages: list[dict[str, Any]], person: bool) -> None:
-    """Show the answer to the last message and add it to the conversation; Ctrl-C keeps what was said so far."""
-    from tinyseek.text.chat import decode_answer
+def answer(conversation: Conversation, person: bool) -> None:
+    """Show the answer to the last message; Ctrl-C stops it and keeps what was said so far.
 
+    Raises:
+        UserError: there is no answer; the question is taken out of the conversation.
+    """
     screen = Screen(person and sys.stdout.isatty())
-    turns = len(messages)
-    said: list[int] = []
+    deltas = conversation.answer()
     try:
-        for text, thinking in speaker.answer(messages, said):
-            screen.show(text, thinking)
+        with contextlib.closing(deltas):  # type: ignore[type-var]  # a generator
+            for delta in deltas:
+                screen.delta(delta)
         screen.show("", False)
     except KeyboardInterrupt:
         if not person:
             raise
         screen.show(" (stopped)", False)
-    except UserError as error:
-        if not person:
-            raise
-        messages.pop()
-        print(f"({error})")
-        return
-    if person and len(messages) < turns:
+    except UserError:
+        screen.show("", False)
+        if conversation.messages[-1]["role"] == "user":
+            conversation.messages.pop()
+        raise
+    if person and conversation.forgotten:
         print("\n(the oldest turns were forgotten: the context is full)", end="")
-    messages.append(decode_answer(speaker.tokenizer, said).message())
     print()
 
 

@@ -13,19 +13,20 @@ from tinyseek.errors import UserError
 
 def generate(arguments: list[str]) -> int:
     """A text continued."""
-    from tinyseek.talk import Speaker, TalkSettings
+    from tinyseek import talk
 
-    parser = Parser("generate", "Continue a text.", settings_text(lambda: TalkSettings))
-    parser.add_argument("model", metavar="MODEL", help="the folder of a model, or of a run")
+    parser = Parser("generate", "Continue a text.", settings_text(lambda: talk.TalkSettings))
+    parser.add_argument(
+        "model", metavar="MODEL", help="a model's or a run's folder, a pulled model's name, a .gguf file"
+    )
     parser.add_argument("prompt", help="the text to continue; - reads standard input")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     chosen = parser.parse_intermixed_args(arguments)
     from tinyseek.settings import nested
 
-    settings = TalkSettings.read(nested(chosen.settings), "command line")
+    settings = talk.TalkSettings.read(nested(chosen.settings), "command line")
     prompt = _standard_input() if chosen.prompt == "-" else _text(chosen.prompt)
-    speaker = Speaker.load(chosen.model, settings)
-    continuation = speaker.continuation(prompt)
+    continuation = talk.continuation(chosen.model, prompt, settings)
     first = next(continuation, "")  # an error comes before anything is printed
     print(prompt, end=first, flush=True)
     for piece in continuation:
@@ -40,16 +41,22 @@ def chat(arguments: list[str]) -> int:
 
     parser = Parser(
         "chat",
-        "Talk to a model. Where standard input is no terminal its lines are the prompts.",
+        "Talk to a model, here or behind a server. Where standard input is no terminal its lines are the prompts.",
         settings_text(lambda: talk.ChatSettings),
     )
-    parser.add_argument("model", metavar="MODEL", help="the folder of a model, or of a run")
+    from tinyseek.llm.open import WHERE, is_remote
+
+    parser.add_argument("model", metavar="MODEL", help=WHERE)
     parser.add_argument("settings", nargs="*", metavar="key=value")
     chosen = parser.parse_intermixed_args(arguments)
+    from tinyseek.llm.base import ChatModel
     from tinyseek.settings import nested
 
     settings = talk.ChatSettings.read(nested(chosen.settings), "command line")
-    talk.chat(talk.Speaker.load(chosen.model, settings), settings.system)
+    where = chosen.model if is_remote(chosen.model) else talk.model_folder(chosen.model)
+    engine = None if is_remote(chosen.model) else settings.engine()
+    with ChatModel.open(where, model=settings.model, engine=engine) as model:
+        talk.chat(talk.Conversation(model, settings.options(), settings.system))
     return 0
 
 

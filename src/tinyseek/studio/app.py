@@ -11,12 +11,15 @@ import hashlib
 import json
 import re
 import secrets
+import warnings
 from pathlib import Path
 
 import nicegui
 from fastapi import FastAPI, Request
 from nicegui import ui
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinyseek.llm.base import ChatModel
@@ -57,6 +60,8 @@ def mount(app: FastAPI, chat: ChatModel, settings: StudioSettings | None = None)
     async def chosen(request: Request, place: str) -> None:
         await page(request, place)
 
+    # NiceGUI looks for its server among all objects, and so into torch's old names, which complain.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"nicegui\.ui_run_with")
     nicegui.app.add_static_files("/_studio", _STATIC)
     nicegui.app.add_middleware(_Policy)
     nicegui.app.on_shutdown(shared.close)
@@ -72,6 +77,9 @@ def mount(app: FastAPI, chat: ChatModel, settings: StudioSettings | None = None)
         show_welcome_message=False,
         tailwind=False,
     )
+    pages = app.router.routes[-1]
+    assert isinstance(pages, Mount)
+    pages.app = _Gate(pages.app)
     return shared
 
 
@@ -106,6 +114,22 @@ def _head(words: Words, theme: str, version: str) -> str:
 def _css(quoted: str) -> str:
     """A JSON string as a CSS string."""
     return re.sub(r"\\u([0-9a-f]{4})", r"\\\1 ", quoted)
+
+
+class _Gate:
+    """Lets through to NiceGUI what is its own; any other path is the application's to refuse, in its own way."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if path not in ("/", "/favicon.ico") and not path.startswith(("/c/", "/_nicegui", "/_studio/")):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+                return
+            raise HTTPException(404)
+        await self._app(scope, receive, send)
 
 
 class _Policy:

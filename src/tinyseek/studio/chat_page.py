@@ -98,7 +98,7 @@ class ChatPage:
             with ui.element("main").classes("talk"):
                 self.top = _html("", "top", tag="header")
                 with ui.element("div").classes("scroll"):
-                    self.column = ui.element("div").classes("column").props('role="log"')
+                    self.thread = ui.element("div").classes("thread").props('role="log"')
                 with ui.element("div").classes("dock"):
                     with ui.element("div").classes("composer") as self.composer:
                         _html(self._composer(), "inside")
@@ -186,7 +186,7 @@ class ChatPage:
     def _show_place(self) -> None:
         """Show the conversation from its first message, and follow the answer that is being written."""
         self._stop_following()
-        self.column.clear()
+        self.thread.clear()
         self.views = {}
         path = self.shared.chats.path(self.place) if self.place else []
         answering = self.shared.answers.get(self.place.id) if self.place else None
@@ -194,7 +194,7 @@ class ChatPage:
             path = [answering.message if message.id == answering.message.id else message for message in path]
         else:
             answering = None
-        with self.column:
+        with self.thread:
             if not path:
                 _html(pieces.welcome(self.words, self.words.tries, self.shared.chat.name))
             siblings = self.shared.chats.siblings(path)

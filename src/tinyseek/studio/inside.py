@@ -232,7 +232,12 @@ def alternatives(look: Look, words: Words) -> Html:
         rows.append(el("span", class_="apart"))
         row(seen.ids[token], float(seen.probs_T[token]))
     choices = 2 ** float(seen.entropy_T[token])
-    aside = el("span", words("as open as {count} equal choices", count=f"{choices:.1f}"), class_="aside")
+    openness = (
+        words("as open as {count} equal choices", count=f"{choices:.1f}")
+        if choices >= 1.05
+        else words("no doubt at all")
+    )
+    aside = el("span", openness, class_="aside")
     why = words("What the model thought could come here, before temperature and top-p have their say.")
     return el(
         "div",
@@ -254,8 +259,8 @@ def experts(look: Look, words: Words) -> Html:
     tight = seen.routed > 24
     cells: list[str] = []
     if not tight:
-        cells += [el("span"), *(el("span", str(number + 1), class_="column") for number in range(seen.routed))]
-        cells += [el("span", words("all"), class_="column")] if seen.shared else []
+        cells += [el("span"), *(el("span", str(number + 1), class_="number") for number in range(seen.routed))]
+        cells += [el("span", words("all"), class_="number")] if seen.shared else []
     for layer in range(seen.layers):
         cells.append(el("span", str(layer + 1), class_="label"))
         if layer not in seen.routing:
@@ -308,7 +313,7 @@ def attention(look: Look, words: Words) -> Html:
             )
         )
     for token in range(first, len(weights)):
-        shade = math.sqrt(min(1.0, float(weights[token]) / (most or 1.0)))
+        shade = min(1.0, float(weights[token]) / (most or 1.0)) ** 0.8
         chips.append(_chip(look, token, shade, percent(float(weights[token])), token == look.token))
     top = [int(token) for token in np.argsort(-weights)[:5] if weights[token] >= 0.005]
     most_seen = [el("span", el("code", _name(look, look.seen.ids[t])), " ", percent(float(weights[t]))) for t in top]

@@ -23,7 +23,7 @@ from pygments.lexers import get_lexer_by_name
 
 from tinyseek.studio.formulas import add_formulas, mathml
 
-LONGEST = 60_000  # characters that are parsed, in a second at worst; what is longer is shown as plain text
+LONGEST = 40_000  # characters that are parsed, in a second at worst; what is longer is shown as plain text
 _LONGEST_CODE = 20_000  # characters that are highlighted
 
 

@@ -70,6 +70,7 @@ class MessageView:
         self.article.classes(**{"add" if writing else "remove": "writing"})
         if message.reasoning:
             self._show_thought()
+        self._before.set_visibility(self.tokens is None)
         self._prose.set_visibility(self.tokens is None)
         assert self._tokens is not None and self._calls is not None and self._bar is not None  # noqa: PT018
         self._tokens.content = self.tokens or ""

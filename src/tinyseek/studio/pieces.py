@@ -135,7 +135,7 @@ def welcome(words: Words, tries: Sequence[tuple[str, str]], name: str) -> Html:
         el(
             "div",
             [
-                el("button", el("small", words(topic)), prompt, type="button", data_act="try", data_text=prompt)
+                el("button", el("small", topic), prompt, type="button", data_act="try", data_text=prompt)
                 for topic, prompt in tries
             ],
             class_="tries",
@@ -300,7 +300,7 @@ def _facts(message: Message, words: Words) -> list[str]:
 def duration(seconds: float, words: Words) -> str:
     """`0.4 s`, `12 s`, `2 min 5 s`."""
     if seconds < 10:
-        return words("{count} s", count=f"{seconds:.1f}")
+        return words("{count} s", count=f"{max(seconds, 0.1):.1f}")
     whole = round(seconds)
     if whole < 60:
         return words("{count} s", count=str(whole))
@@ -323,7 +323,7 @@ def editor(message: Message, words: Words) -> Html:
                 data_id=message.id,
             ),
             el("button", words("Send"), type="button", class_="pill", data_act="save-edit", data_id=message.id),
-            class_="row",
+            class_="actions",
         ),
         class_="edit",
     )

@@ -168,6 +168,7 @@ CHINESE = {
     "Token after": "后一个词元",
     "Alternatives": "其他可能",
     "as open as {count} equal choices": "相当于 {count} 选一",
+    "no doubt at all": "毫不犹豫",
     "What the model thought could come here, before temperature and top-p have their say.": "模型认为此处可能出现的词元（温度和 top-p 作用之前）。",
     "Experts": "专家",
     "This model has no experts: every token goes through the same layers.": "这个模型没有专家：每个词元都经过相同的层。",

@@ -1,9 +1,13 @@
-"""A chat model that says what the question asks it to say, over a real (tiny, untrained) engine that can be looked into."""
+"""A chat model that says what the question asks it to say, over a real (tiny, untrained) engine that can be looked into.
+
+As a program it serves the chat page behind the server's own guard: `python fake_chat.py PORT FOLDER [KEY]`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Sequence
 
 import torch
@@ -48,7 +52,7 @@ def tiny_engine() -> Engine:
 
 
 class FakeChat(LocalChat):
-    """`say X` says X; `slow N` says N words, one every twentieth of a second; `think`, `tool` and `fail` do that."""
+    """`say X` says X; `slow N` says N words, one every twentieth of a second; `think`, `tool`, `fail` and `options` do that."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine, "a fake model")
@@ -75,6 +79,17 @@ class FakeChat(LocalChat):
             parts = [f"word{number} " for number in range(int(rest))]
         elif word == "say":
             parts = [rest[start : start + 40] for start in range(0, len(rest), 40)]
+        elif word == "options":
+            system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+            given = [
+                options.temperature,
+                options.max_tokens,
+                options.seed,
+                options.thinking,
+                system,
+                len(options.tools or []),
+            ]
+            parts = [json.dumps(given)]
         elif messages[-1]["role"] == "tool":
             parts = [f"The tool says {said}."]
         else:
@@ -86,3 +101,22 @@ class FakeChat(LocalChat):
             await asyncio.sleep(0.05 if word == "slow" else 0)
         prompt = len(self.prompt(messages, options).ids)
         yield ChatDelta(finish="stop", usage=Usage(prompt, len(ids), cached_tokens=prompt // 2))
+
+
+def main(port: int, folder: str, key: str = "") -> None:
+    """Serve the page until killed."""
+    import uvicorn
+
+    from tinyseek.serve.app import make_app
+    from tinyseek.serve.options import ServeSettings
+    from tinyseek.studio.app import mount
+    from tinyseek.studio.options import StudioSettings
+
+    chat = FakeChat(tiny_engine())
+    app = make_app(chat, ServeSettings(port=port, api_key=key))
+    mount(app, chat, StudioSettings(data=folder))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,138 @@
+"""A browser, and the chat page served in processes of their own: one that is open, one that wants a key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from studio_payloads import KEY
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self) -> None:
+        port = int(self.url.rsplit(":", 1)[1])
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def cpu_seconds(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
+
+def _serve(folder: Path, *key: str) -> Served:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "log.txt"
+    folder.mkdir()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parents[1] / "fake_chat.py"), str(port), str(folder), *key],
+            stdout=stream,
+            stderr=stream,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)},
+        )
+    return Served(f"http://127.0.0.1:{port}", process, log)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    folder = tmp_path_factory.mktemp("studio")
+    started = {"open": _serve(folder / "open"), "locked": _serve(folder / "locked", KEY)}
+    try:
+        yield started
+    finally:
+        for server in started.values():
+            server.process.terminate()
+        for server in started.values():
+            server.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def server(servers: dict[str, Served]) -> Served:
+    servers["open"].wait()
+    return servers["open"]
+
+
+@pytest.fixture(scope="session")
+def locked(servers: dict[str, Served]) -> Served:
+    servers["locked"].wait()
+    return servers["locked"]
+
+
+@pytest.fixture(scope="session")
+def browser(servers: dict[str, Served]) -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright (the dev extra)")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("the page's tests need a browser: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@dataclass
+class Visitor:
+    """Someone with a browser of their own, and what went wrong in it."""
+
+    browser: Any
+    server: Served
+    context: Any
+    troubles: list[str] = field(default_factory=list)
+
+    def open(self, path: str = "/") -> Any:
+        page = self.context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("console", lambda line: self.troubles.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("request", self._requested)
+        page.goto(self.server.url + path)
+        page.wait_for_selector("#ask:focus, #ask")
+        page.wait_for_function("window.did_handshake")
+        return page
+
+    def _requested(self, request: Any) -> None:
+        if not request.url.startswith((self.server.url, self.server.url.replace("http", "ws"), "data:")):
+            self.troubles.append(f"request: {request.url}")
+
+
+@pytest.fixture
+def visit(browser: Any, server: Served) -> Iterator[Any]:
+    """Makes visitors; at the end none of them may have met an error, or a request to anywhere else."""
+    visitors: list[Visitor] = []
+
+    def come(**how: Any) -> Visitor:
+        options = {"viewport": {"width": 1280, "height": 800}, "locale": "en-US", "reduced_motion": "reduce", **how}
+        visitors.append(Visitor(browser, server, browser.new_context(**options)))
+        return visitors[-1]
+
+    yield come
+    for visitor in visitors:
+        visitor.context.close()
+    log = server.log.read_text()
+    assert "Traceback" not in log, log
+    assert [trouble for visitor in visitors for trouble in visitor.troubles] == []

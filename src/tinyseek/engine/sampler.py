@@ -54,12 +54,12 @@ class Sampling:
         self.params, self.index = params, index
         self.simple = params.greedy and params.plain  # the likeliest token, and nothing else
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
-        self._counted = 0  # tokens that the two below know
+        self._counted: list[int] = []  # the tokens that the two below know
         self._seen_V: Tensor | None = None  # in prompt or output
         self._counts_V: Tensor | None = None  # how often in the output
         self._bias: tuple[Tensor, Tensor] | None = None
 
-    def edit(self, logits_V: Tensor, tokens: Many[int], prompt: int) -> None:
+    def edit(self, logits_V: Tensor, tokens: list[int], prompt: int) -> None:
         """Penalties and bias, in place.
 
         Args:
@@ -77,24 +77,25 @@ class Sampling:
             if params.frequency_penalty:
                 logits_V.sub_(counts_V, alpha=params.frequency_penalty)
             if params.presence_penalty:
-                logits_V.sub_(counts_V > 0, alpha=params.presence_penalty)
+                logits_V.sub_(counts_V.sign(), alpha=params.presence_penalty)
         if params.logit_bias:
             if self._bias is None:
                 ids = torch.tensor(list(params.logit_bias), device=logits_V.device)
                 self._bias = ids, torch.tensor(list(params.logit_bias.values()), device=logits_V.device).float()
             logits_V.index_add_(0, *self._bias)
 
-    def _count(self, tokens: Many[int], prompt: int, like_V: Tensor) -> tuple[Tensor, Tensor]:
-        """Which tokens there were and how often in the output, brought up to date; fewer tokens than last time start anew."""
-        if self._seen_V is None or self._counts_V is None or len(tokens) < self._counted:
+    def _count(self, tokens: list[int], prompt: int, like_V: Tensor) -> tuple[Tensor, Tensor]:
+        """Which tokens there were and how often in the output, brought up to date; anew if tokens were taken back."""
+        known = len(self._counted)
+        if self._seen_V is None or self._counts_V is None or tokens[:known] != self._counted:
             self._seen_V = torch.zeros_like(like_V, dtype=torch.bool)
             self._counts_V = torch.zeros_like(like_V)
-            self._counted = 0
-        new = torch.tensor(tokens[self._counted :], dtype=torch.long, device=like_V.device)
+            known = 0
+        new = torch.tensor(tokens[known:], dtype=torch.long, device=like_V.device)
         self._seen_V[new] = True
-        written = new[max(prompt - self._counted, 0) :]
+        written = new[max(prompt - known, 0) :]
         self._counts_V.index_add_(0, written, torch.ones_like(written, dtype=self._counts_V.dtype))
-        self._counted = len(tokens)
+        self._counted = list(tokens)
         return self._seen_V, self._counts_V
 
 

@@ -87,11 +87,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(chat: LocalChat, settings: ServeSettings | None = None, **changes: Any) -> Iterator[Running]:
-    """A server on a free port."""
-    settings = settings or ServeSettings(port=0, **{"name": "tiny", **changes})
-    bound = listen(settings)
-    server = make_server(make_app(chat, settings), settings)
+def running(chat: LocalChat, routes: Sequence[tuple[str, Any]] = (), **settings: Any) -> Iterator[Running]:
+    """A server on a free port; `routes` are web sockets to add."""
+    chosen = ServeSettings(port=0, **{"name": "tiny", **settings})
+    bound = listen(chosen)
+    app = make_app(chat, chosen)
+    for path, answer in routes:
+        app.add_api_websocket_route(path, answer)
+    server = make_server(app, chosen)
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
     while not server.started:

@@ -65,16 +65,17 @@ def make_app(chat: LocalChat, settings: ServeSettings | None = None) -> FastAPI:
     app.include_router(_own_routes(served))
 
     async def fail(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 404 and error.detail == "Not Found":
+            error = ApiError(404, f"there is nothing at {request.url.path[:200]}")
         known = as_api_error(error, served.metrics.answer_seconds)
-        if known is None:  # its traceback is logged by the server, and not told
-            known = ApiError(500, "the server failed; its log says why")
+        assert known is not None
         return known.response(request.url.path)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return explain(error.errors()).response(request.url.path)
 
-    for kind in (UserError, HTTPException, Exception):
+    for kind in (UserError, HTTPException):  # all others are bugs, which the guard answers
         app.add_exception_handler(kind, fail)
     app.add_exception_handler(RequestValidationError, invalid)
     return app

@@ -141,7 +141,6 @@ def params_of(served: Served, body: CompletionRequest) -> SamplingParams:
     return SamplingParams(
         **{"temperature": 1.0, **options},
         max_tokens=most,
-        stop_ids=frozenset(served.tokenizer.stop_ids),
         logprobs=body.logprobs,
         prompt_logprobs=(body.logprobs or 0) if scored else None,
         constraint=_constraint(body),

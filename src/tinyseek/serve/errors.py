@@ -122,9 +122,11 @@ def explain(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         if message not in found[param]:
             found[param].append(message)
     param, messages = next(iter(found.items()))
+    if not param:
+        return refused("a JSON object is required as the body", code="invalid_json")
     if messages == ["field required"]:
-        return refused(f"{param or 'a JSON body'} is required", param or None, "missing_required_parameter")
-    return refused(f"{param + ': ' if param else ''}{', or '.join(messages)}"[:1000], param or None, "invalid_value")
+        return refused(f"{param} is required", param, "missing_required_parameter")
+    return refused(f"{param}: {', or '.join(messages)}"[:1000], param, "invalid_value")
 
 
 def _param(place: Sequence[int | str]) -> str:

@@ -13,7 +13,9 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
@@ -27,8 +29,11 @@ from tinyseek.serve.errors import ApiError, ClientGoneError
 from tinyseek.serve.metrics import Metrics
 from tinyseek.serve.options import LOOPBACK_NAMES, ServeSettings
 
+_log = logging.getLogger(__name__)
+
 COOKIE = "tinyseek_page"
 _API = ("/v1/", "/beta/", "/api/", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json")
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:@/\\\[\]]+)(:[0-9]{1,5})?")
 _LINGER_BYTES, _LINGER_SECONDS = 64 << 20, 5.0
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -90,6 +95,14 @@ class Guard:
             if status:
                 raise
             await self._refusal(error, path, headers)(scope, receive, answer)
+        except asyncio.CancelledError:  # the server stops and waits no longer
+            if not status:
+                await ApiError(503, "the server is stopping").response(path)(scope, receive, answer)
+        except Exception:
+            if status:
+                raise
+            _log.exception("%s %s failed", scope["method"], path)
+            await ApiError(500, "the server failed; its log says why").response(path)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", None)
             self._metrics.answered(str(route or "other"), status or 500)
@@ -311,11 +324,9 @@ async def _discard(receive: Receive) -> None:
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without the port."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.rpartition(":")[0] if ":" in name else name
+    """The name in a Host header, without the port; "" for what is no name and port."""
+    found = _HOST.fullmatch(host.strip().lower())
+    return found["name"].strip("[]") if found else ""
 
 
 def _equal_one(given: bytes, known: list[bytes]) -> bytes:

@@ -296,7 +296,7 @@ async def _generated(served: Served, body: GenerateRequest) -> AsyncIterator[Cha
     else:
         ids = [*begin_ids(served), *tokenizer.encode(body.prompt)]
     drawn = {key: value for key, value in _drawing(body.options or Options()).items() if value is not None}
-    params = SamplingParams(**{"max_tokens": served.engine.context, **drawn}, stop_ids=frozenset(tokenizer.stop_ids))
+    params = SamplingParams(**{"max_tokens": served.engine.context, **drawn})
     async for _, request, piece in written(served, [ids], params):
         used = Usage(request.prompt_tokens, request.generated_tokens, request.cached_tokens)
         yield ChatDelta(content=piece.text, finish=piece.finish, usage=used if piece.finish else None)

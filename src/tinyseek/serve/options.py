@@ -8,13 +8,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tinyseek.engine.options import EngineSettings
+from tinyseek.settings import Settings
 
 KEY_VARIABLE = "TINYSEEK_API_KEY"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class ServeSettings(EngineSettings):
-    """Where to listen, whom to answer, and how much to take; and how the model runs."""
+class DoorSettings(Settings):
+    """Where to listen, whom to answer, and how much to take."""
 
     host: str = Field(
         "127.0.0.1", description="address to listen on; any but this computer's own (0.0.0.0 for all) needs an api_key"
@@ -81,3 +82,7 @@ class ServeSettings(EngineSettings):
     def is_local(self) -> bool:
         """Whether only this computer can reach the server."""
         return self.host.strip("[]").lower() in LOOPBACK_NAMES or self.host.startswith("127.")
+
+
+class ServeSettings(EngineSettings, DoorSettings):
+    """All of the server's settings, and how the model runs."""

@@ -161,11 +161,8 @@ class StreamResponse(Response, Generic[T]):
             except ClientGoneError:
                 self._pump.metrics.broken(499)
                 return
-            except Exception as error:
-                known = as_api_error(error)
-                if known is None:
-                    _log.exception("an answer broke off")
-                    known = ApiError(500, "the server failed while it wrote the answer")
+            except (Exception, asyncio.CancelledError) as error:
+                known = _told(error)
                 self._pump.metrics.broken(known.status_code)
                 await push(b"".join(self._writer.fail(known)))
             await push(b"", more=False)
@@ -174,6 +171,16 @@ class StreamResponse(Response, Generic[T]):
 
     def _written(self, items: list[T]) -> bytes:
         return b"".join(part for item in items for part in self._writer.write(item))
+
+
+def _told(error: BaseException) -> ApiError:
+    """What to tell of it in the stream."""
+    if isinstance(error, asyncio.CancelledError):
+        return ApiError(503, "the server is stopping")
+    known = as_api_error(error)
+    if known is None:
+        _log.error("an answer broke off", exc_info=error)
+    return known or ApiError(500, "the server failed while it wrote the answer; its log says why")
 
 
 async def stream(

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from small_models import CONFIGS
@@ -24,6 +25,7 @@ from tinyseek.model.moe import Experts
 from tinyseek.model.transformer import CausalLM
 
 pytest.importorskip("numba", reason="the compiled loops need the extra `fast`")
+from tinyseek.engine import products
 from tinyseek.engine.compiled import CompiledModel, is_compiled
 
 BIASED = ModelConfig(**{**CONFIGS["llama-gqa"].plain(), "qkv_bias": True, "output_bias": True})
@@ -161,6 +163,14 @@ def test_a_row_is_the_same_in_any_company() -> None:
     for count in (1, 2, 5):
         alone = compiled.forward(tokens[:count], zero[:count], rows[:count] * SIZE, rows[:count], tables)
         assert (alone - together[:count]).abs().max() < 1e-5
+
+
+def test_exp_is_exact_to_the_last_places() -> None:
+    x = np.concatenate([np.linspace(-87, 88, 100_001), np.linspace(-1, 1, 10_001)]).astype(np.float32)
+    own = np.array([products.exp(value) for value in x])
+    exact = np.exp(x.astype(np.float64))
+    assert (np.abs(own - exact) / exact).max() < 3.6e-7
+    assert products.exp(np.float32(-1e30)) < 2e-38
 
 
 def test_int8_and_int4_are_near() -> None:

@@ -62,6 +62,28 @@ def high(typing: Any, byte: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
+def rounded(typing: Any, number: Any) -> Any:  # noqa: ARG001
+    """The nearest whole number, as float32."""
+
+    def build(b: Any, x: Any) -> Any:
+        rint = cgutils.get_or_insert_function(b.module, ir.FunctionType(_F32, [_F32]), "llvm.rint.f32")
+        return b.call(rint, [x])
+
+    return _scalar(numba.float32, build)
+
+
+@intrinsic
+def power_of_two(typing: Any, exponent: Any) -> Any:  # noqa: ARG001
+    """2 to a whole number between -126 and 127, made out of its bits."""
+
+    def build(b: Any, x: Any) -> Any:
+        biased = b.add(b.fptosi(x, _I32), ir.Constant(_I32, 127))
+        return b.bitcast(b.shl(biased, ir.Constant(_I32, 23)), _F32)
+
+    return _scalar(numba.float32, build)
+
+
+@intrinsic
 def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
     """A row of int4 times x: over groups, scale * (nibbles . x) + least * (sum of x).
 

@@ -18,8 +18,8 @@ from numba import prange
 from tinyseek.engine.products import (
     Array,
     Weight,
-    add_product,
     compiled,
+    exp,
     gated_product,
     parallel,
     part,
@@ -70,7 +70,7 @@ def softmax(scores_S: Array) -> None:
         top = max(top, scores_S[s])
     total = _ZERO
     for s in range(scores_S.shape[0]):
-        scores_S[s] = np.exp(scores_S[s] - top)
+        scores_S[s] = exp(scores_S[s] - top)
         total += scores_S[s]
     for s in range(scores_S.shape[0]):
         scores_S[s] /= total
@@ -109,12 +109,12 @@ def latent_attention(
     query_NQ = np.empty((rows, heads * (nope + rope)), np.float32)
     if query_norm.shape[0] > 0:
         low_NL = np.empty((rows, query_norm.shape[0]), np.float32)
-        product(threads, low_query, normed_ND, low_NL)
-        product(threads, query, rms_norms(low_NL, query_norm, 1e-6), query_NQ)
+        product(threads, low_query, normed_ND, False, low_NL)
+        product(threads, query, rms_norms(low_NL, query_norm, 1e-6), False, query_NQ)
     else:
-        product(threads, query, normed_ND, query_NQ)
+        product(threads, query, normed_ND, False, query_NQ)
     compressed_NJ = np.empty((rows, latent + rope), np.float32)
-    product(threads, kv_a, normed_ND, compressed_NJ)
+    product(threads, kv_a, normed_ND, False, compressed_NJ)
     for n in range(rows):
         slot, position = slots_N[n], positions_N[n]
         rms_norm(compressed_NJ[n, :latent], kv_norm_C, 1e-6, latents_SC[slot])
@@ -137,7 +137,7 @@ def latent_attention(
         tables_RB,
         out_NV,
     )
-    add_product(threads, output, out_NV, x_ND)
+    product(threads, output, out_NV, True, x_ND)
 
 
 @parallel
@@ -220,9 +220,9 @@ def grouped_attention(
     normed_ND = rms_norms(x_ND, norm_D, eps)
     query_NQ = np.empty((rows, query[0].shape[0]), np.float32)
     key_NJ, value_NJ = np.empty((rows, groups * width), np.float32), np.empty((rows, groups * width), np.float32)
-    product(threads, query, normed_ND, query_NQ)
-    product(threads, key, normed_ND, key_NJ)
-    product(threads, value, normed_ND, value_NJ)
+    product(threads, query, normed_ND, False, query_NQ)
+    product(threads, key, normed_ND, False, key_NJ)
+    product(threads, value, normed_ND, False, value_NJ)
     _add_bias(query_bias, query_NQ)
     _add_bias(key_bias, key_NJ)
     _add_bias(value_bias, value_NJ)
@@ -234,7 +234,7 @@ def grouped_attention(
             values_SGK[slot, group] = value_NJ[n, first:last]
     out_NQ = np.zeros_like(query_NQ)
     _attend(query_NQ, cos, sin, scale, window, keys_SGK, values_SGK, size, positions_N, rows_N, tables_RB, out_NQ)
-    add_product(threads, output, out_NQ, x_ND)
+    product(threads, output, out_NQ, True, x_ND)
     _add_bias(output_bias, x_ND)
 
 
@@ -288,7 +288,7 @@ def dense_mlp(threads: int, x_ND: Array, norm_D: Array, eps: float, gate: Weight
     """A SwiGLU MLP behind its norm (layers.MLP)."""
     inner_NI = np.empty((x_ND.shape[0], gate[0].shape[0]), np.float32)
     gated_product(threads, gate, up, rms_norms(x_ND, norm_D, eps), inner_NI)
-    add_product(threads, down, inner_NI, x_ND)
+    product(threads, down, inner_NI, True, x_ND)
 
 
 @compiled
@@ -308,7 +308,7 @@ def choose_experts(
         score_E = scores_NE[n]
         if sigmoid:
             for e in range(experts):
-                score_E[e] = _ONE / (_ONE + np.exp(-score_E[e]))
+                score_E[e] = _ONE / (_ONE + exp(-score_E[e]))
         else:
             softmax(score_E)
         choice_E, total = score_E + bias_E, np.float32(1e-20)
@@ -358,7 +358,7 @@ def mixture(
     rows, width = x_ND.shape
     normed_ND = rms_norms(x_ND, norm_D, eps)
     scores_NE = np.empty((rows, bias_E.shape[0]), np.float32)
-    product(threads, router, normed_ND, scores_NE)
+    product(threads, router, normed_ND, False, scores_NE)
     chosen_NA, weights_NA = choose_experts(scores_NE, bias_E, routing, scaling)
     inner = gate_up[0].shape[1] // 2
     visitor_M, weight_M = np.empty(rows, np.int64), np.empty(rows, np.float32)
@@ -377,10 +377,10 @@ def mixture(
         gated_product(threads, part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner), x_MD, inner_MI)
         for m in range(visits):
             inner_MI[m] *= weight_M[m]
-        product(threads, part(down, expert, 0, width), inner_MI, x_MD)
+        product(threads, part(down, expert, 0, width), inner_MI, False, x_MD)
         for m in range(visits):
             x_ND[visitor_M[m]] += x_MD[m]
     if shared_gate[0].shape[0] > 0:
         inner_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
         gated_product(threads, shared_gate, shared_up, normed_ND, inner_NI)
-        add_product(threads, shared_down, inner_NI, x_ND)
+        product(threads, shared_down, inner_NI, True, x_ND)

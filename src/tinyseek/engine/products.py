@@ -38,8 +38,9 @@ Weight = Any  # a tuple of arrays, as above
 # Sums may be reordered (that is what lets them run in vector registers), but a NaN stays a NaN.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _ZERO = np.float32(0.0)
-compiled = njit(cache=True, nogil=True, fastmath=_FAST)
-parallel = njit(cache=True, nogil=True, fastmath=_FAST, parallel=PARALLEL)
+# Division by zero gives infinity as in NumPy: Python's check for it would keep a loop out of the vector registers.
+compiled = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+parallel = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", parallel=PARALLEL)
 
 
 def _format(weight: Any) -> str:
@@ -156,59 +157,82 @@ def _group_sums(weight: Any, x_Q: Any) -> Any:  # noqa: ARG001
     return int4 if _format(weight) == "int4" else none
 
 
+@njit(cache=True, nogil=True, error_model="numpy")  # no reordering here: the two parts of ln 2 would become one
+def exp(x: Number) -> Number:
+    """e to the x, within three units in the last place, in a form that compilers turn into vectors; libm's is one number at a time.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series; 2^n by its bits.
+    """
+    x = min(max(x, np.float32(-87.0)), np.float32(88.0))
+    n = wide.rounded(x * np.float32(1.4426950408889634))
+    r = (
+        x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    )  # ln 2 in two parts: the first is exact in few bits
+    series = np.float32(1 / 5040)
+    for coefficient in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
+        series = series * r + np.float32(coefficient)
+    return series * wide.power_of_two(n)
+
+
 @compiled
-def times_rows(w_Q: Array, x_NQ: Array, out_N: Array) -> None:
-    """out = x @ w for one row of weights: four rows of x at a time, so that each weight is loaded once for four products."""
+def swiglu(gate_P: Array, up_P: Array, out_P: Array) -> None:
+    """out = silu(gate) * up."""
+    for p in range(gate_P.shape[0]):
+        out_P[p] = gate_P[p] / (np.float32(1.0) + exp(-gate_P[p])) * up_P[p]
+
+
+@compiled
+def times_two(a_Q: Array, b_Q: Array, x_NQ: Array, out_2N: Array) -> None:
+    """Two rows of weights times all rows of x, four of these at a time: six loads for eight products."""
     rows, width = x_NQ.shape
     whole = rows - rows % 4
     for n in range(0, whole, 4):
-        a, b, c, d = _ZERO, _ZERO, _ZERO, _ZERO
+        a0, a1, a2, a3 = _ZERO, _ZERO, _ZERO, _ZERO
+        b0, b1, b2, b3 = _ZERO, _ZERO, _ZERO, _ZERO
         for q in range(width):
-            a += w_Q[q] * x_NQ[n, q]
-            b += w_Q[q] * x_NQ[n + 1, q]
-            c += w_Q[q] * x_NQ[n + 2, q]
-            d += w_Q[q] * x_NQ[n + 3, q]
-        out_N[n], out_N[n + 1], out_N[n + 2], out_N[n + 3] = a, b, c, d
+            a, b = a_Q[q], b_Q[q]
+            a0 += a * x_NQ[n, q]
+            a1 += a * x_NQ[n + 1, q]
+            a2 += a * x_NQ[n + 2, q]
+            a3 += a * x_NQ[n + 3, q]
+            b0 += b * x_NQ[n, q]
+            b1 += b * x_NQ[n + 1, q]
+            b2 += b * x_NQ[n + 2, q]
+            b3 += b * x_NQ[n + 3, q]
+        out_2N[0, n], out_2N[0, n + 1], out_2N[0, n + 2], out_2N[0, n + 3] = a0, a1, a2, a3
+        out_2N[1, n], out_2N[1, n + 1], out_2N[1, n + 2], out_2N[1, n + 3] = b0, b1, b2, b3
     for n in range(whole, rows):
-        total = _ZERO
+        a0, b0 = _ZERO, _ZERO
         for q in range(width):
-            total += w_Q[q] * x_NQ[n, q]
-        out_N[n] = total
+            a0 += a_Q[q] * x_NQ[n, q]
+            b0 += b_Q[q] * x_NQ[n, q]
+        out_2N[0, n], out_2N[1, n] = a0, b0
 
 
 @parallel
-def product(threads: int, weight: Weight, x_NQ: Array, out_NP: Array) -> None:
-    """out = x @ weight.T: each thread a run of the weight's rows, at the speed that these can be read."""
+def product(threads: int, weight: Weight, x_NQ: Array, add: bool, out_NP: Array) -> None:
+    """out = x @ weight.T, or with `add` that much more: each thread takes a run of the weight's rows."""
     rows = weight[0].shape[0]
     if x_NQ.shape[0] == 1:
         sums_G = group_sums(weight, x_NQ[0])
         for thread in prange(threads):
             for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                out_NP[0, p] = dot(weight, p, x_NQ[0], sums_G)
+                total = dot(weight, p, x_NQ[0], sums_G)
+                out_NP[0, p] = out_NP[0, p] + total if add else total
     else:
         for thread in prange(threads):
-            wide_Q, out_N = np.empty(x_NQ.shape[1], np.float32), np.empty(x_NQ.shape[0], np.float32)
-            for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                times_rows(widen(weight, p, wide_Q), x_NQ, out_N)
-                out_NP[:, p] = out_N
-
-
-@parallel
-def add_product(threads: int, weight: Weight, x_NQ: Array, out_NP: Array) -> None:
-    """out += x @ weight.T."""
-    rows = weight[0].shape[0]
-    if x_NQ.shape[0] == 1:
-        sums_G = group_sums(weight, x_NQ[0])
-        for thread in prange(threads):
-            for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                out_NP[0, p] += dot(weight, p, x_NQ[0], sums_G)
-    else:
-        for thread in prange(threads):
-            wide_Q, out_N = np.empty(x_NQ.shape[1], np.float32), np.empty(x_NQ.shape[0], np.float32)
-            for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                times_rows(widen(weight, p, wide_Q), x_NQ, out_N)
-                for n in range(out_N.shape[0]):
-                    out_NP[n, p] += out_N[n]
+            wide_2Q, out_2N = np.empty((2, x_NQ.shape[1]), np.float32), np.empty((2, x_NQ.shape[0]), np.float32)
+            last = (thread + 1) * rows // threads
+            for p in range(thread * rows // threads, last, 2):
+                other = min(p + 1, last - 1)
+                times_two(widen(weight, p, wide_2Q[0]), widen(weight, other, wide_2Q[1]), x_NQ, out_2N)
+                for n in range(out_2N.shape[1]):
+                    if add:
+                        out_NP[n, p] += out_2N[0, n]
+                        if other > p:
+                            out_NP[n, other] += out_2N[1, n]
+                    else:
+                        out_NP[n, p], out_NP[n, other] = out_2N[0, n], out_2N[1, n]
 
 
 @parallel
@@ -218,18 +242,20 @@ def gated_product(threads: int, gate: Weight, up: Weight, x_NQ: Array, out_NP: A
     if x_NQ.shape[0] == 1:
         sums_G = group_sums(gate, x_NQ[0])
         for thread in prange(threads):
-            for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                gated = dot(gate, p, x_NQ[0], sums_G)
-                out_NP[0, p] = gated / (np.float32(1.0) + np.exp(-gated)) * dot(up, p, x_NQ[0], sums_G)
+            first, last = thread * rows // threads, (thread + 1) * rows // threads
+            both_2P = np.empty((2, last - first), np.float32)
+            for p in range(first, last):
+                both_2P[0, p - first] = dot(gate, p, x_NQ[0], sums_G)
+                both_2P[1, p - first] = dot(up, p, x_NQ[0], sums_G)
+            swiglu(both_2P[0], both_2P[1], out_NP[0, first:last])
     else:
         for thread in prange(threads):
-            wide_Q = np.empty(x_NQ.shape[1], np.float32)
-            gate_N, up_N = np.empty(x_NQ.shape[0], np.float32), np.empty(x_NQ.shape[0], np.float32)
+            wide_2Q, both_2N = np.empty((2, x_NQ.shape[1]), np.float32), np.empty((2, x_NQ.shape[0]), np.float32)
+            gated_N = np.empty(x_NQ.shape[0], np.float32)
             for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                times_rows(widen(gate, p, wide_Q), x_NQ, gate_N)
-                times_rows(widen(up, p, wide_Q), x_NQ, up_N)
-                for n in range(gate_N.shape[0]):
-                    out_NP[n, p] = gate_N[n] / (np.float32(1.0) + np.exp(-gate_N[n])) * up_N[n]
+                times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), x_NQ, both_2N)
+                swiglu(both_2N[0], both_2N[1], gated_N)
+                out_NP[:, p] = gated_N
 
 
 @parallel

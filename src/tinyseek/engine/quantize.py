@@ -149,7 +149,7 @@ class PackedLinear(PackedWeight):
         from tinyseek.engine import products
 
         out = torch.empty(rows, self.shape[0])
-        products.product(threads(), arrays(self.parts), x.reshape(rows, -1).contiguous().numpy(), out.numpy())
+        products.product(threads(), arrays(self.parts), x.reshape(rows, -1).contiguous().numpy(), False, out.numpy())
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], -1)

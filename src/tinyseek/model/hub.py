@@ -117,8 +117,10 @@ def from_gguf(file: Path, say: Callable[[str], None] = lambda _: None) -> Path:
         if _seen(folder) == seen and (folder / artifact.MANIFEST).is_file():
             return folder
     key = artifact.file_key(file)
+    short = key.removeprefix("sha256:")[:12]
     stem = re.sub(r"[^\w.-]", "_", file.stem)[:60]
-    folder = home / f"{stem}-{key.removeprefix('sha256:')[:12]}"
+    same = [folder for folder in home.glob(f"*-{short}") if (folder / artifact.MANIFEST).is_file()]
+    folder = same[0] if same else home / f"{stem}-{short}"
     artifact.recover(folder)
     if not (folder / artifact.MANIFEST).is_file():
         convert_gguf(file, folder, key, str(file), say)

@@ -295,10 +295,10 @@ def _choose(repository: str, files: list[HubFile]) -> list[HubFile]:
     by_name = {file.name: file for file in files}
     if "config.json" not in by_name:
         ggufs = [name for name in by_name if name.endswith(".gguf")]
-        hint = f"; it has GGUF files, of which one can be fetched: tinyseek pull {HUB}/{repository}/resolve/main/{ggufs[0]}"
-        raise UserError(
-            f"{repository}: has no config.json{hint if ggufs else ', so it is no model in Hugging Face form'}"
-        )
+        hint = ", so it is no model in Hugging Face form"
+        if ggufs:
+            hint = f"; it has GGUF files, of which one can be fetched: tinyseek pull {HUB}/{repository}/resolve/main/{ggufs[0]}"
+        raise UserError(f"{repository}: has no config.json{hint}")
     weights = sorted((file for file in files if _WEIGHTS.fullmatch(file.name)), key=lambda file: file.name)
     if not weights:
         pickled = any(name.endswith((".bin", ".pt", ".pth")) for name in by_name)

@@ -186,6 +186,8 @@ def _type_of(name: str, shape: tuple[int, ...], kind: Format, config: ModelConfi
 def _plan(folder: Path, name: str, part: Part, kind: int) -> TensorPlan:
     def data() -> quants.Bytes:
         numbers = part.make()
+        if not np.isfinite(numbers).all():
+            raise UserError(f"{folder}: {name} holds infinities or what is no number; the model is damaged")
         if kind == quants.F16 and np.abs(numbers).max(initial=0) > 65504:
             raise UserError(f"{folder}: {name} has numbers too large for float16; use dtype=bfloat16")
         return quants.quantize(numbers, kind)

@@ -217,7 +217,8 @@ def quantize(numbers: Floats, kind: int) -> Bytes:
     """The bytes, flat, of `numbers` (their last dimension whole blocks) in F32, F16, BF16, Q8_0, Q4_0 or Q4_1."""
     write = _WRITERS[kind]
     flat = np.ascontiguousarray(numbers, np.float32).reshape(-1)
-    parts = [write(flat[start : start + _AT_ONCE]).reshape(-1) for start in range(0, flat.size, _AT_ONCE)]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        parts = [write(flat[start : start + _AT_ONCE]).reshape(-1) for start in range(0, flat.size, _AT_ONCE)]
     return np.concatenate(parts)
 
 
@@ -226,8 +227,7 @@ def _to_bytes(values: NDArray[np.generic]) -> Bytes:
 
 
 def _write_f16(flat: Floats) -> Bytes:
-    with np.errstate(over="ignore"):
-        return _to_bytes(flat.astype("<f2"))
+    return _to_bytes(flat.astype("<f2"))
 
 
 def _write_bf16(flat: Floats) -> Bytes:
@@ -238,8 +238,7 @@ def _write_bf16(flat: Floats) -> Bytes:
 
 
 def _inverse(d: Floats) -> Floats:
-    with np.errstate(divide="ignore"):
-        return np.where(d == 0, np.float32(0), np.float32(1) / d)
+    return np.where(d == 0, np.float32(0), np.float32(1) / d)
 
 
 def _joined(*parts: NDArray[np.generic]) -> Bytes:

@@ -116,22 +116,27 @@ def find_split(rust: tokenizers.Tokenizer, texts: Sequence[str] | None = None) -
         texts: what to try; `probes()` by default.
     """
     texts = list(probes() if texts is None else texts)
-    spec = json.loads(rust.to_str())
-    ignoring = bool(spec["model"].get("ignore_merges"))
+    ignoring = bool(json.loads(rust.to_str())["model"].get("ignore_merges"))
     own = tokenizers.Tokenizer(rust.model)
     own.pre_tokenizer = rust.pre_tokenizer
-    wanted = [(encoding.ids, encoding.offsets) for encoding in own.encode_batch(texts, add_special_tokens=False)]
+    wanted = own.encode_batch_fast(texts, add_special_tokens=False)
     pieces = [_pieces(own, text) for text in texts]
-    found: list[tuple[int, int, Match]] = []
+    best: tuple[int, int, Match] | None = None
     for name, split in SPLITS.items():
         if split.ignore_merges != ignoring:
             continue
         own.pre_tokenizer = split.pre_tokenizer()
-        got = own.encode_batch(texts, add_special_tokens=False)
-        wrong = [text for text, (ids, _), there in zip(texts, wanted, got, strict=True) if ids != there.ids]
+        got = own.encode_batch_fast(texts, add_special_tokens=False)
+        wrong = [text for text, here, there in zip(texts, wanted, got, strict=True) if here.ids != there.ids]
+        if best is not None and len(wrong) > best[0]:
+            continue
         cut = sum(_pieces(own, text) != there for text, there in zip(texts, pieces, strict=True))
-        found.append((len(wrong), cut, Match(name, len(texts), len(wrong), min(wrong, key=len, default=""))))
-    return min(found, key=lambda entry: entry[:2])[2]
+        if best is None or (len(wrong), cut) < best[:2]:
+            best = len(wrong), cut, Match(name, len(texts), len(wrong), min(wrong, key=len, default=""))
+        if best[:2] == (0, 0):
+            break
+    assert best is not None
+    return best[2]
 
 
 def _pieces(rust: tokenizers.Tokenizer, text: str) -> list[Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tinyseek.engine.grammar import Constraint, Matcher, mask_logits
+from tinyseek.engine.schema import can_end
 from tinyseek.errors import UserError
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 
@@ -240,6 +241,51 @@ def test_rows_without_a_constraint_stay_as_they_are(tokenizer: Tokenizer) -> Non
     mask_logits([None] * 4, logits_BV)
 
 
+LINKED: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+
+
+def test_a_schema_without_a_finite_value_is_known() -> None:
+    def pair(first: Any, second: Any) -> dict[str, Any]:
+        return {"$defs": {"a": first, "b": second}, "$ref": "#/$defs/a"}
+
+    def needs(*names: str) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {name: {"$ref": f"#/$defs/{name}"} for name in names},
+            "required": [*names],
+        }
+
+    null = {"type": "null"}
+    cases = [
+        (LINKED, True),
+        (LINKED | {"required": ["next"]}, False),
+        (LINKED | {"required": ["other"]}, True),
+        (pair(needs("b"), needs("a")), False),
+        (pair(needs("b"), {"type": "string"}), True),
+        (pair(needs("b"), {"anyOf": [needs("a"), null]}), True),
+        (pair(needs("b"), {"allOf": [needs("a"), {"type": "object"}]}), False),
+        (pair({"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}, null), False),
+        (pair({"type": "array", "items": {"$ref": "#/$defs/a"}}, null), True),
+        (pair({"type": "array", "prefixItems": [null, {"$ref": "#/$defs/a"}], "minItems": 1}, null), True),
+        (pair({"type": "array", "prefixItems": [null, {"$ref": "#/$defs/a"}], "minItems": 2}, null), False),
+        (pair({"type": ["object", "null"], **needs("a")} | {"type": ["object", "null"]}, null), True),
+        (pair({"oneOf": [needs("a"), needs("b")]}, null), True),
+        ({"$ref": "#/$defs/missing"}, True),
+        ({"$ref": "http://elsewhere/"}, True),
+        (
+            {"properties": {"a/b": LINKED, "n": {"$ref": "#/properties/a~1b"}}, "type": "object", "required": ["n"]},
+            True,
+        ),
+        (True, True),
+    ]
+    for schema, ends in cases:
+        assert can_end(schema) == ends, schema  # type: ignore[arg-type]
+    chain = {"$defs": {f"d{i}": needs(f"d{i + 1}") for i in range(3000)} | {"d3000": null}, "$ref": "#/$defs/d0"}
+    started = time.monotonic()
+    assert can_end(chain)
+    assert time.monotonic() - started < 2
+
+
 def deep(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     for _ in range(levels):
@@ -257,6 +303,7 @@ def deep(levels: int) -> dict[str, Any]:
         ("json_schema", {"allOf": [{"type": "string"}, {"type": "number"}]}, "Unsatisfiable"),
         ("json_schema", {"$ref": "#"}, "JSON schema"),
         ("json_schema", {"$ref": "http://127.0.0.1:9/x"}, "JSON schema"),
+        ("json_schema", LINKED | {"required": ["next"]}, "it requires itself"),
         ("json_schema", {"not": {}}, "Unimplemented"),
         ("json_schema", {"type": "string", "pattern": "(a"}, "unclosed"),
         ("json_schema", "text", "an object or a truth value"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tinyseek.engine.schema import can_end
 from tinyseek.errors import UserError
 
 if TYPE_CHECKING:
@@ -266,6 +267,8 @@ def _compiled(constraint: Constraint, trie: _Trie) -> llguidance.LLMatcher:
     if matcher.is_error():
         reason = " ".join(matcher.get_error().replace("<non-verbose/>", "").split())
         raise UserError(f"the {name} cannot be used: {reason[:300]}")
+    if constraint.kind == "json_schema" and not can_end(constraint.value):
+        raise UserError(f"the {name} cannot be met: it requires itself, so every text of it would be endless")
     return matcher
 
 

@@ -450,7 +450,8 @@ class TokenSplitter:
         return splitter.taken()
 
     def push_text(self, text: str) -> Parts:
-        """Text that came without tokens: the part of one that stands before a stop string."""
+        """Text that came without tokens: the part of one before a stop string. Bytes that waited for more are in it."""
+        self._decoder.flush()
         self._splitter.text(text)
         return self._splitter.taken()
 

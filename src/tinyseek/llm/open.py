@@ -53,9 +53,19 @@ def open_chat(
 
     folder = find_model(where)
     path = Path(where)
-    return LocalChat.load(
-        folder, engine, path.stem if path.is_file() else path.resolve().name if path.exists() else where
-    )
+    name = path.stem if path.is_file() else _name(folder) if path.exists() else where
+    chat = LocalChat.load(folder, engine, name)
+    chat.engine.start()  # so that a reader that is interrupted leaves no step half done
+    return chat
+
+
+def _name(folder: Path) -> str:
+    """What to call the model of a folder: by its folder, and by its run where that is only the name of a stage."""
+    from tinyseek import artifact
+
+    folder = folder.resolve()
+    manifest = artifact.read(folder) if (folder / artifact.MANIFEST).is_file() else None
+    return f"{folder.parent.name}-{folder.name}" if manifest and manifest.kind == folder.name else folder.name
 
 
 def _service(where: str, model: str | None, settings: RemoteSettings | None) -> RemoteChat:

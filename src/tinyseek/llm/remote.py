@@ -318,7 +318,13 @@ class RemoteChat(ChatModel):
             # No proxy to ourselves, and no following to elsewhere with the key.
             here = httpx2.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
             secure = self.url.startswith("https:")  # else no certificates need be read, which takes a tenth of a second
-            client = httpx2.AsyncClient(timeout=timeout, verify=secure, trust_env=not here, follow_redirects=False)
+            client = httpx2.AsyncClient(
+                timeout=timeout,
+                verify=secure,
+                trust_env=not here,
+                follow_redirects=False,
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+            )
             self._clients[loop] = client
         return client
 

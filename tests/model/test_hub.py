@@ -163,6 +163,12 @@ def test_a_model_of_the_hub_is_pulled_and_found(web: Web, model: Path, capsys: p
     assert len(web.asked) == before
 
 
+def test_a_short_name_is_the_long_one(web: Web, model: Path) -> None:
+    web.publish("Qwen/Qwen2.5-0.5B-Instruct", files_of(model / "hf"))
+    folder = pull.pull("qwen2.5-0.5b", lambda _: None)
+    assert find_model("qwen2.5-0.5b") == find_model("Qwen/Qwen2.5-0.5B-Instruct") == folder
+
+
 def test_a_broken_download_goes_on_where_it_stopped(web: Web, model: Path) -> None:
     web.publish("org/name", files_of(model / "hf"))
     web.limit = 50_000

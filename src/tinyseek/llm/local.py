@@ -314,7 +314,7 @@ class _Text:
         self.decoder = tokenizer.stream(skip_specials=True)
         self.told: list[str] = []  # the engine's text, and how much of it the ids account for
         self.decoded = 0
-        self.reasoning = 0  # tokens
+        self.tokens = self.reasoning = 0  # of all that was read, of the reasoning
         self.open = True
 
 
@@ -324,6 +324,7 @@ class _Reading:
     def __init__(self, chat: LocalChat, prompt: Prompt, options: ChatOptions) -> None:
         self._tokenizer = chat.tokenizer
         self._one_call = options.parallel_tool_calls is False
+        self._cut = False  # an answer was ended here, while the engine perhaps went on
         hermes = chat._call_format == "hermes"
         self._texts = [_Text(self._tokenizer, prompt, hermes) for _ in range(options.n)]
 
@@ -360,6 +361,7 @@ class _Reading:
         labels = list(text.splitter.labels)
         text.told.append(piece.text)
         text.decoded += sum(len(text.decoder.push(index)) for index in piece.ids)
+        text.tokens += len(piece.ids)
         text.reasoning += labels.count("reasoning")
         finish: str | None = piece.finish
         if finish is not None:
@@ -368,7 +370,8 @@ class _Reading:
             parts = _joined(parts, text.splitter.end())
         if self._one_call and text.splitter.calls_ended:
             parts = Parts(parts.reasoning, parts.content, tuple(call for call in parts.tool_calls if call.index == 0))
-            finish = finish or "stop"
+            if finish is None:
+                finish, self._cut = "stop", True
         if finish is not None:
             text.open = False
             finish = "tool_calls" if finish == "stop" and text.splitter.calls else finish
@@ -390,7 +393,7 @@ class _Reading:
     def _usage(self, request: Request) -> Usage:
         return Usage(
             prompt_tokens=request.prompt_tokens,
-            completion_tokens=request.generated_tokens,
+            completion_tokens=sum(text.tokens for text in self._texts) if self._cut else request.generated_tokens,
             cached_tokens=request.cached_tokens,
             reasoning_tokens=sum(text.reasoning for text in self._texts),
         )

@@ -62,6 +62,16 @@ def test_the_text_longest_unused_is_forgotten_first() -> None:
     assert [len(pool.match(pool.root, text)) for text in texts] == [2, 0, 1]
 
 
+def test_blocks_with_nothing_to_find_go_before_those_that_are_kept() -> None:
+    pool = BlockPool(4, 2)
+    kept, empty = written(pool, [1, 2, 3, 4]), pool.allocate(2)
+    assert empty is not None
+    pool.release(kept)
+    pool.release(empty)
+    pool.allocate(2)
+    assert len(pool.match(pool.root, [1, 2, 3, 4])) == 2
+
+
 def test_equal_texts_written_at_once_come_to_share() -> None:
     pool = BlockPool(8, 2)
     first, second = pool.allocate(2), pool.allocate(2)

@@ -386,6 +386,16 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
     assert client.models.retrieve("tiny").id == "tiny"
 
 
+def test_a_model_that_was_not_taught_to_chat(tiny: Running, chat: LocalChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat.tokenizer, "chat_template", None)
+    answer = ask(tiny)
+    assert answer.status_code == 400
+    assert "no chat template" in answer.json()["error"]["message"]
+    plain = {"model": "tiny", "prompt": "by the", "stream": False, "options": {"num_predict": 4}}
+    texts = [tiny.post("/api/generate", {**plain, "raw": raw}).json()["response"] for raw in (True, False)]
+    assert texts[0] == texts[1]
+
+
 def test_bad_requests_do_not_disturb_a_stream(tiny: Running, client: openai.OpenAI, chat: LocalChat) -> None:
     expected = chat.complete(HELLO, ChatOptions(max_tokens=40)).content
     told = ""

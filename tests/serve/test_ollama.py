@@ -26,7 +26,8 @@ def client(tiny: Running) -> ollama.Client:
 
 
 def test_what_clients_probe(tiny: Running, client: ollama.Client) -> None:
-    assert tiny.client.head("/").status_code == 200
+    for path in ("/", "/api/version", "/api/tags"):
+        assert tiny.client.head(path).status_code == 200
     assert tiny.get("/").text == "Ollama is running"
     assert tuple(map(int, tiny.get("/api/version").json()["version"].split("."))) >= (0, 6, 4)
     (listed,) = client.list().models

@@ -56,6 +56,12 @@ def make_app(chat: LocalChat, settings: ServeSettings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },  # nothing is told to anyone
     )
     app.state.served = served
     app.add_middleware(Guard, settings=served.settings, metrics=served.metrics)

@@ -137,11 +137,13 @@ def routes(served: Served) -> APIRouter:
     """Every route below /api."""
     router = APIRouter(route_class=JsonRoute, responses=_ERRORS)
 
+    @router.head("/api/version", include_in_schema=False)
     @router.get("/api/version", responses=_JSON)
     async def version() -> Response:
         """Which of Ollama's APIs this is."""
         return json_response({"version": VERSION})
 
+    @router.head("/api/tags", include_in_schema=False)
     @router.get("/api/tags", responses=_JSON)
     async def tags() -> Response:
         """The models: the one that is served."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -69,6 +71,10 @@ class DoorSettings(Settings):
             raise ValueError(
                 f"host={self.host} can be reached from other computers, so a key is needed: set {KEY_VARIABLE} in the environment"
             )
+        for origin in self.allowed_origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}".lower()):
+                raise ValueError(f'allowed_origins: "{origin}" is no origin; write it like https://chat.example.org')
         if "*" in self.allowed_origins and not self.api_keys:
             raise ValueError("allowed_origins=[*] lets any web page use the server, so a key is needed: set api_key")
         return self
@@ -81,7 +87,11 @@ class DoorSettings(Settings):
     @property
     def is_local(self) -> bool:
         """Whether only this computer can reach the server."""
-        return self.host.strip("[]").lower() in LOOPBACK_NAMES or self.host.startswith("127.")
+        name = self.host.strip("[]").lower()
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name in LOOPBACK_NAMES
 
 
 class ServeSettings(EngineSettings, DoorSettings):

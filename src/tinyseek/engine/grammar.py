@@ -22,7 +22,6 @@ from tinyseek.errors import UserError
 
 if TYPE_CHECKING:
     import llguidance
-    from torch import Tensor
 
     from tinyseek.text.tokenizer import Tokenizer
 
@@ -91,6 +90,8 @@ class Matcher:
 
     def allowed(self) -> Mask:
         """Which tokens may come next, bool [tokenizer.vocab_size].
+
+        To be applied last, after penalties and bias: where only a stop token is allowed nothing may forbid that one.
 
         Raises:
             UserError: the grammar has grown beyond the limits; the text cannot go on.
@@ -165,34 +166,6 @@ class Matcher:
         twin.__dict__ |= self.__dict__
         twin._inner = self._inner.deep_copy()
         return twin
-
-
-def mask_logits(matchers: Sequence[Matcher | None], logits_BV: Tensor) -> None:
-    """Set the logits of what may not come next to -inf, in place; rows without a matcher stay as they are.
-
-    Apply it last, after penalties and bias: where only a stop token is allowed nothing may forbid that one (see `finished`).
-
-    Raises:
-        UserError: as `Matcher.allowed`; whoever must know which row it was masks row by row.
-    """
-    import torch
-
-    rows = [row for row, matcher in enumerate(matchers) if matcher is not None]
-    if not rows:
-        return
-    forbidden_BV = np.ones((len(rows), logits_BV.shape[1]), dtype=np.bool_)
-    for at, row in enumerate(rows):
-        matcher = matchers[row]
-        assert matcher is not None
-        allowed_V = matcher.allowed()
-        size = min(len(allowed_V), logits_BV.shape[1])  # a model's vocabulary may be padded beyond the tokenizer's
-        np.logical_not(allowed_V[:size], out=forbidden_BV[at, :size])
-    mask_BV = torch.from_numpy(forbidden_BV).to(logits_BV.device)
-    if len(rows) == len(matchers):
-        logits_BV.masked_fill_(mask_BV, -torch.inf)
-    else:
-        chosen = torch.tensor(rows, device=logits_BV.device)
-        logits_BV[chosen] = logits_BV[chosen].masked_fill(mask_BV, -torch.inf)
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------------------------

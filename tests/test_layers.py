@@ -35,7 +35,7 @@ NEVER = {
     "recipe": TOP - {"recipe"},
     "run": TOP - {"recipe", "run"},
     "plan": TOP - {"recipe", "run", "plan"},
-    "talk": TOP - {"talk", "terminal"},
+    "talk": TOP - {"talk"},
     "studio": {"run", "plan", "talk", "commands", "cli", "__main__"},
     "terminal": {"commands", "cli", "__main__"},
     "commands": {"cli", "__main__"},

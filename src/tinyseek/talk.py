@@ -119,9 +119,16 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)  # without the instructions
     forgotten: int = 0  # messages that the last answer had no room for
 
-    def all(self) -> list[Message]:
+    def ask(self, question: str) -> None:
+        """Add a question, in place of one that was never answered."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.messages.pop()
+        self.messages.append({"role": "user", "content": question})
+
+    def all(self, messages: list[Message] | None = None) -> list[Message]:
         """The messages with the instructions before them."""
-        return [{"role": "system", "content": self.system}, *self.messages] if self.system else list(self.messages)
+        messages = self.messages if messages is None else messages
+        return [{"role": "system", "content": self.system}, *messages] if self.system else list(messages)
 
     def answer(self) -> Iterator[ChatDelta]:
         """The answer to the last message, which becomes part of the conversation: also one that was stopped.
@@ -129,42 +136,39 @@ class Conversation:
         Where the context is full the oldest turns are dropped.
 
         Raises:
-            UserError: the last message alone is too long, or the model cannot answer. Nothing is added then.
+            UserError: the last message alone is too long, or the model cannot answer; the conversation stays as it was.
         """
-        collector, began = Collector(), len(self.messages)
+        collector, kept, self.forgotten = Collector(), self.messages, 0
         try:
             while True:
-                self._make_room()
+                kept = self._fitting(kept)
                 try:
-                    for delta in self.chat.stream(self.all(), self.options):
+                    for delta in self.chat.stream(self.all(kept), self.options):
                         collector.push(delta)
                         yield delta
                     break
                 except ChatError as error:  # only the server knows its context
-                    if collector.answers() or error.status != 400 or "context" not in str(error) or not self._forget():
+                    shorter = _without_oldest(kept)
+                    if collector.answers() or error.status != 400 or "context" not in str(error) or not shorter:
                         raise
+                    kept = shorter
         finally:
-            self.forgotten = began - len(self.messages)
             answers = collector.answers()
             if answers and (answers[0].content or answers[0].reasoning or answers[0].tool_calls):
-                self.messages.append(answers[0].message)
+                self.forgotten = len(self.messages) - len(kept)
+                self.messages = [*kept, answers[0].message]
 
-    def _make_room(self) -> None:
+    def _fitting(self, messages: list[Message]) -> list[Message]:
+        """The newest turns that leave room for an answer, where the model's context is known."""
         context = self.chat.context
-        room = min(LEAST_ROOM, context // 4) if context else 0
-        while (tokens := self.chat.count_tokens(self.all(), self.options)) is not None and context:
-            if tokens + room <= context:
-                return
-            if not self._forget():
+        while (tokens := self.chat.count_tokens(self.all(messages), self.options)) is not None and context:
+            if tokens + min(LEAST_ROOM, context // 4) <= context:
+                break
+            shorter = _without_oldest(messages)
+            if not shorter:
                 raise ContextError(tokens, context)
-        return
-
-    def _forget(self) -> bool:
-        """Drop the oldest turn, if another is left."""
-        later = [number for number, message in enumerate(self.messages) if message["role"] == "user"][1:2]
-        if later:
-            del self.messages[: later[0]]
-        return bool(later)
+            messages = shorter
+        return messages
 
     def take_back(self) -> bool:
         """Take the last answer back, so that the question can be asked again. False if there is no question."""
@@ -183,6 +187,12 @@ class Conversation:
                 stream.write(json.dumps({"messages": self.all()}, ensure_ascii=False) + "\n")
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be written ({error})") from None
+
+
+def _without_oldest(messages: list[Message]) -> list[Message]:
+    """The messages without their oldest turn; empty if there is no other."""
+    later = [number for number, message in enumerate(messages) if message["role"] == "user"][1:]
+    return messages[later[0] :] if later else []
 
 
 @dataclass
@@ -249,7 +259,7 @@ def chat(conversation: Conversation) -> None:
                 if command != "/retry" or told:
                     continue
             else:
-                conversation.messages.append({"role": "user", "content": line})
+                conversation.ask(line)
             if not person:
                 print(f"> {conversation.messages[-1]['content']}")
             answer(conversation, person)

@@ -21,6 +21,7 @@ from tinyseek.engine.engine import Engine, EngineSettings, Piece, QueueFullError
 from tinyseek.engine.generate import recompute
 from tinyseek.engine.grammar import Constraint
 from tinyseek.engine.request import Request
+from tinyseek.engine.runner import TorchForward
 from tinyseek.engine.sequence import Chunk, Outlet
 from tinyseek.errors import UserError
 from tinyseek.model.config import ModelConfig
@@ -719,3 +720,26 @@ def test_bfloat16_through_the_model_itself() -> None:
         logits = model(torch.tensor([ids]))[0, request.prompt_tokens - 1 : -1]
         chosen = logits.gather(1, torch.tensor(ids[request.prompt_tokens :])[:, None])[:, 0]
         assert (logits.amax(-1) - chosen).max() < 0.1 * logits.std()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mla", "qwen2-window"])
+def test_every_tensor_is_made_on_the_models_device(name: str) -> None:
+    """What would fail on a GPU: here a tensor made without saying where lands on `meta`, and meets none from the CPU."""
+    model = fresh(name)
+    engine = Engine(model, None, settings(block_size=4))
+    engine.runner.forward = TorchForward(model, engine.cache)
+    model(torch.zeros(1, 128, dtype=torch.long))  # the model's table of angles is moved there when it is made
+    params = SamplingParams(max_tokens=6, n=2, logprobs=2, prompt_logprobs=2)
+    drawn = SamplingParams(
+        max_tokens=6,
+        temperature=1.0,
+        top_k=20,
+        top_p=0.9,
+        min_p=0.01,
+        frequency_penalty=0.1,
+        logit_bias={3: 1.0},
+        min_tokens=3,
+    )
+    with torch.device("meta"):
+        requests = [engine.submit([token] * 11, params if token % 2 else drawn) for token in range(4)]
+        assert all(len(ids_of(list(request))) == 6 * request.params.n for request in requests)

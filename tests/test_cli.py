@@ -46,7 +46,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         times.append(time.perf_counter() - started)
     assert not {"torch", "numpy", "pydantic", "rich", "yaml"} & set(run.stderr.split())
     assert min(times) < 0.5
-    for command in ("run", "plan", "chat", "generate", "eval", "pretrain", "sft", "show", "ps", "stop"):
+    for command in ("run", "plan", "chat", "generate", "serve", "eval", "pretrain", "sft", "show", "ps", "stop"):
         assert re.search(rf"^  {command}\b", run.stdout, re.M)
 
 
@@ -60,7 +60,8 @@ def test_import_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["data", "tasks", "tokens", "pretrain", "sft", "eval", "report", "run", "chat", "generate", "model"]
+    "command",
+    ["data", "tasks", "tokens", "pretrain", "sft", "eval", "report", "run", "chat", "generate", "serve", "model"],
 )
 def test_every_command_explains_its_settings(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -21,8 +21,33 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tinyseek.llm.base import ChatDelta, ChatOptions, Message, ToolCallDelta, Usage
+from tinyseek.llm.base import ChatDelta, ChatModel, ChatOptions, Message, ToolCallDelta, Usage
 from tinyseek.llm.local import LocalChat
+
+# ---- our own
+
+
+def test_our_own_client(tiny: Running, chat: LocalChat) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    with ChatModel.open(tiny.url) as remote:
+        assert remote.name == "tiny"
+        for options in (
+            ChatOptions(max_tokens=12),
+            ChatOptions(max_tokens=12, n=2, temperature=1, seed=3),
+            ChatOptions(max_tokens=99, tools=tools, tool_choice="required", thinking=False),
+            ChatOptions(max_tokens=5, logprobs=True, top_logprobs=2),
+        ):
+            for ours, theirs in zip(
+                chat.complete_all(messages, options), remote.complete_all(messages, options), strict=True
+            ):
+                assert theirs.content == ours.content
+                assert theirs.finish == ours.finish
+                assert [call["function"] for call in theirs.tool_calls] == [
+                    call["function"] for call in ours.tool_calls
+                ]
+                assert [one.logprob for one in theirs.logprobs] == [one.logprob for one in ours.logprobs]
+
 
 # ---- openai-agents
 

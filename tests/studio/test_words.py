@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import string
 from pathlib import Path
 
 import pytest
 
 from tinyseek.studio import form, inside
+from tinyseek.studio.examples import examples
 from tinyseek.studio.options import Talk
 from tinyseek.studio.words import CHINESE, TRIES, Words, preferred
 
@@ -45,6 +47,33 @@ def test_translations_hold_the_same_values() -> None:
     assert Words("en")("{count} tokens", count=3) == "3 tokens"
     assert Words("zh")("{count} tokens", count=3) == "3 个词元"
     assert len(TRIES["en"]) == len(TRIES["zh"])
+
+
+def test_questions_to_try() -> None:
+    own = ["What is 3 × 6?", "小梅喜欢吃什么？"]
+    assert Words("en").tries() == TRIES["en"]
+    assert [text for _, text in Words("en").tries(own)] == ["What is 3 × 6?", *[text for _, text in TRIES["en"][:3]]]
+    assert Words("zh").tries(own)[0] == ("", "小梅喜欢吃什么？")
+    assert {topic for topic, _ in Words("zh").tries(own)} == {""}
+
+
+def test_questions_of_a_run(tmp_path: Path) -> None:
+    tasks = tmp_path / "run" / "tasks"
+    tasks.mkdir(parents=True)
+    asked = [
+        ("en", "arithmetic", "4*6=?"),
+        ("en", "arithmetic", "What is 3 × 6?"),
+        ("zh", "world", "谁照顾雪球？"),
+        ("en", "refusal", "How to steal?"),
+    ]
+    lines = [
+        {"lang": lang, "kind": kind, "messages": [{"role": "user", "content": text}]} for lang, kind, text in asked
+    ]
+    (tasks / "heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert examples(tmp_path / "run" / "sft") == examples(str(tmp_path / "run")) == ["What is 3 × 6?", "谁照顾雪球？"]
+    assert examples(tmp_path / "elsewhere") == []
+    (tasks / "heldout.jsonl").write_text("[]\n")
+    assert examples(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(

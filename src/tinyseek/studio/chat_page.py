@@ -70,6 +70,7 @@ class ChatPage:
         self.talk = Talk.kept(self.place.settings if self.place else self._usual())
         self.views: dict[int, MessageView] = {}
         self._following: asyncio.Task[None] | None = None
+        self._followed: MessageView | None = None
         self._search = ""
         self._renaming: str | None = None
         self._deleted: str | None = None
@@ -184,25 +185,15 @@ class ChatPage:
     # ---- the conversation ----
 
     def _show_place(self) -> None:
-        """Show the conversation from its first message, and follow the answer that is being written."""
+        """Show the conversation as it is now, and follow the answer that is being written. Messages that stand stay."""
         self._stop_following()
-        self.thread.clear()
-        self.views = {}
         path = self.shared.chats.path(self.place) if self.place else []
         answering = self.shared.answers.get(self.place.id) if self.place else None
         if answering and any(message.id == answering.message.id for message in path):
             path = [answering.message if message.id == answering.message.id else message for message in path]
         else:
             answering = None
-        with self.thread:
-            if not path:
-                _html(pieces.welcome(self.words, self.words.tries, self.shared.chat.name))
-            siblings = self.shared.chats.siblings(path)
-            results = {message.call: message.content for message in path if message.call}
-            for number, message in enumerate(path):
-                view = MessageView(message, siblings[message.id], self.words, self.shared.local is not None)
-                view.show(results, last=number == len(path) - 1)
-                self.views[message.id] = view
+        self._show_messages(path)
         self.composer.classes(**{"add" if self._busy else "remove": "busy"})
         self._show_top()
         self.panel.changed()
@@ -210,6 +201,29 @@ class ChatPage:
         self._script(f"document.title = {json.dumps(title)}; studio.stick()")
         if answering:
             self._following = background_tasks.create(self._follow(answering), name="studio: follow an answer")
+
+    def _show_messages(self, path: list[Message]) -> None:
+        siblings = self.shared.chats.siblings(path)
+        results = {message.call: message.content for message in path if message.call}
+        standing = 0
+        for view, message in zip(self.views.values(), path, strict=False):
+            if view.message != message or view.siblings != siblings[message.id]:
+                break
+            standing += 1
+        for number in list(self.views)[standing:]:
+            self.views.pop(number).article.delete()
+        if not standing:
+            self.thread.clear()
+        with self.thread:
+            if not path:
+                tries = self.words.tries(self.shared.settings.examples)
+                _html(pieces.welcome(self.words, tries, self.shared.chat.name))
+            for number, message in enumerate(path):
+                if number >= standing:
+                    view = MessageView(message, siblings[message.id], self.words, self.shared.local is not None)
+                    self.views[message.id] = view
+                if number >= standing or message.calls:
+                    self.views[message.id].show(results, last=number == len(path) - 1)
 
     @property
     def _busy(self) -> bool:
@@ -219,10 +233,12 @@ class ChatPage:
         if self._following is not None:
             self._following.cancel()
             self._following = None
+            if self._followed is not None:
+                self._followed.show({}, last=True)  # it may have grown, or ended, since it was drawn
 
     async def _follow(self, answering: Answering) -> None:
         """Show an answer as it grows: at once, then as often as drawing it stays cheap."""
-        view = self.views[answering.message.id]
+        view = self._followed = self.views[answering.message.id]
         event = answering.watch()
         try:
             while not answering.done:
@@ -230,6 +246,7 @@ class ChatPage:
                 event.clear()
                 began = time.perf_counter()
                 view.show({}, last=True)
+                self.panel.tick()
                 await asyncio.sleep(min(max(0.06, 8 * (time.perf_counter() - began)), _LONGEST_REST))
         finally:
             answering.leave(event)

@@ -134,8 +134,8 @@ def percent(share: float) -> str:
 
 
 def surprise(probability: float) -> float:
-    """0 for a token that had to come, 1 for one that nobody expected: the bits of its surprise, up to eight."""
-    return min(1.0, -math.log2(max(probability, 2**-64)) / _SURPRISING)
+    """0 for a token that had to come, 1 for one that nobody expected: the bits of its surprise, small ones stressed."""
+    return float(min(1.0, -math.log2(max(probability, 2**-64)) / _SURPRISING) ** 0.7)
 
 
 # ---- the answer ----
@@ -238,7 +238,7 @@ def alternatives(look: Look, words: Words) -> Html:
         else words("no doubt at all")
     )
     aside = el("span", openness, class_="aside")
-    why = words("What the model thought could come here, before temperature and top-p have their say.")
+    why = words("What the model thought could come here, before temperature and top‑p have their say.")
     return el(
         "div",
         el("h3", words("Alternatives"), aside),
@@ -333,30 +333,26 @@ def attention(look: Look, words: Words) -> Html:
 def _pick(act: str, name: str, count: int, chosen: int | None, words: Words) -> Html:
     """Which layer, or which head."""
     options = [(None, words("mean"))] + [(number, str(number + 1)) for number in range(count)]
-    return el(
-        "div",
-        el("span", name, class_="what"),
-        [
-            el(
-                "button",
-                label,
-                type="button",
-                class_="on" if number == chosen else None,
-                data_act=act,
-                data_value="" if number is None else number,
-                aria_pressed="true" if number == chosen else "false",
-            )
-            for number, label in options
-        ],
-        class_="pick",
-    )
+    buttons = [
+        el(
+            "button",
+            label,
+            type="button",
+            class_="on" if number == chosen else None,
+            data_act=act,
+            data_value="" if number is None else number,
+            aria_pressed="true" if number == chosen else "false",
+        )
+        for number, label in options
+    ]
+    return el("div", el("span", name, class_="what"), el("span", buttons), class_="pick")
 
 
 # ---- the cache ----
 
 
-def cache_meter(facts: dict[str, Any], stats: Stats | None, words: Words) -> Html:
-    """How much of the last prompt was remembered, and how full the engine's memory is."""
+def cache_meter(facts: dict[str, Any], stats: Stats | None, look: Look | None, words: Words) -> Html:
+    """How much of a prompt was remembered, as a bar and (if it is looked into) in its own words; and how full the memory is."""
     parts: list[str] = [el("h3", words("Memory"))]
     prompt, cached = int(facts.get("prompt_tokens") or 0), int(facts.get("cached_tokens") or 0)
     if prompt:
@@ -370,6 +366,10 @@ def cache_meter(facts: dict[str, Any], stats: Stats | None, words: Words) -> Htm
                 ("", words("of {count} tokens", count=f"{prompt:,}")),
             ),
         ]
+        if look is not None and look.start == prompt:
+            parts.append(
+                el("div", _prompt(look, 0, cached, "again"), _prompt(look, cached, prompt, ""), class_="prompt")
+            )
     if stats is not None and stats.blocks:
         busy, kept, blocks = stats.blocks_used, stats.blocks_cached, stats.blocks
         why = words(
@@ -386,6 +386,21 @@ def cache_meter(facts: dict[str, Any], stats: Stats | None, words: Words) -> Htm
             ),
         ]
     return el("div", parts, class_="part") if len(parts) > 1 else Html("")
+
+
+def _prompt(look: Look, start: int, end: int, kind: str) -> Html:
+    """A part of the prompt as text, its control tokens as marks."""
+    if end - start > MOST_SHOWN:
+        return join(
+            _prompt(look, start, start + MOST_SHOWN // 2, kind), " … ", _prompt(look, end - MOST_SHOWN // 2, end, kind)
+        )
+    parts = [
+        el("span", look.controls[look.seen.ids[token]], class_="tok mark")
+        if look.seen.ids[token] in look.controls
+        else look.texts[token]
+        for token in range(start, end)
+    ]
+    return el("span", parts, class_=kind or None) if parts else Html("")
 
 
 def _slice(kind: str, share: float) -> Html:

@@ -25,7 +25,7 @@ class MessageView:
             siblings: the versions of this message.
             looks: whether an answer can be looked into.
         """
-        self.message, self._siblings, self._words, self._looks = message, siblings, words, looks
+        self.message, self.siblings, self._words, self._looks = message, siblings, words, looks
         self.tokens: Html | None = None  # in place of the prose, when it is looked into
         self._thought: ui.element | None = None
         self._label = self._thinking = self._calls = self._bar = self._tokens = None  # type: ui.html | None
@@ -59,9 +59,9 @@ class MessageView:
 
     def _show_question(self) -> None:
         said = el("div", self.message.content, class_="said")
-        kind = "bar branches" if len(self._siblings) > 1 else "bar"
+        kind = "bar branches" if len(self.siblings) > 1 else "bar"
         self._whole.content = join(
-            said, el("div", pieces.user_bar(self.message, self._siblings, self._words), class_=kind)
+            said, el("div", pieces.user_bar(self.message, self.siblings, self._words), class_=kind)
         )
 
     def _show_answer(self, results: Mapping[str, str], last: bool) -> None:
@@ -85,7 +85,7 @@ class MessageView:
         if not writing and message.empty and message.state == "whole":
             below.append(el("p", words("The model said nothing."), class_="note"))
         self._calls.content = join(*below)
-        self._bar.content = pieces.answer_bar(message, self._siblings, words, self._looks, self.tokens is not None)
+        self._bar.content = pieces.answer_bar(message, self.siblings, words, self._looks, self.tokens is not None)
 
     def _show_thought(self) -> None:
         """What the model thought, folded; opened, it stays open while the thought grows."""

@@ -21,6 +21,9 @@ class StudioSettings(Settings):
     data: str | None = Field(None, description="folder of the conversations; none for ~/.tinyseek/studio")
     language: Literal["auto", "en", "zh"] = Field("auto", description="the page's language; auto asks the browser")
     system: str = Field("", max_length=20_000, description="instructions that a new conversation begins with")
+    examples: list[str] = Field(
+        [], description="questions that an empty conversation offers, in any languages; if none, some of every day"
+    )
     answers: int = Field(4, ge=1, le=64, description="answers that one visitor may have written at once")
 
     def folder(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from nicegui import ui
@@ -27,6 +28,7 @@ class Panel:
         self.shows: Literal["settings", "inside"] | None = None
         self._look: inside.Look | None = None
         self._asked = 0  # counts what was asked for, so that a late answer to an older question is dropped
+        self._ticked = 0.0
         self._parts: dict[str, ui.html] = {}
         self.element = ui.element("aside").classes("panel")
         with self.element:
@@ -71,6 +73,12 @@ class Panel:
             self._show_inside()
         elif self.shows == "settings":
             self._show_settings()
+
+    def tick(self) -> None:
+        """While an answer is written: how full the memory is."""
+        if self.shows == "inside" and time.monotonic() - self._ticked > 0.5:
+            self._ticked = time.monotonic()
+            self._show_memory()
 
     def _frame(self) -> None:
         title = "Settings" if self.shows == "settings" else "Look inside"
@@ -209,7 +217,7 @@ class Panel:
         answers = [view.message for view in self._page.views.values() if view.message.role == "assistant"]
         chosen = self._page.message(self._look.message) if self._look else answers[-1] if answers else None
         stats = self._page.shared.stats()
-        self._part("memory", inside.cache_meter(chosen.facts if chosen else {}, stats, self._words))
+        self._part("memory", inside.cache_meter(chosen.facts if chosen else {}, stats, self._look, self._words))
 
     async def act_token(self, said: dict[str, Any]) -> None:
         """A token was clicked."""

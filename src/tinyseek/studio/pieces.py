@@ -135,7 +135,14 @@ def welcome(words: Words, tries: Sequence[tuple[str, str]], name: str) -> Html:
         el(
             "div",
             [
-                el("button", el("small", topic), prompt, type="button", data_act="try", data_text=prompt)
+                el(
+                    "button",
+                    el("small", topic) if topic else "",
+                    prompt,
+                    type="button",
+                    data_act="try",
+                    data_text=prompt,
+                )
                 for topic, prompt in tries
             ],
             class_="tries",

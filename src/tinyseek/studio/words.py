@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 Language = Literal["en", "zh"]
+_HAN = re.compile("[\u4e00-\u9fff]")
 
 
 class Words:
@@ -18,10 +21,11 @@ class Words:
         said = phrase if self.language == "en" else CHINESE[phrase]
         return said.format(**values) if values else said
 
-    @property
-    def tries(self) -> list[tuple[str, str]]:
-        """Topics and questions that an empty conversation offers."""
-        return TRIES[self.language]
+    def tries(self, own: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """Four topics and questions that an empty conversation offers: those of `own` in this language first; then without topics."""
+        fitting = [("", text) for text in own if bool(_HAN.search(text)) == (self.language == "zh")]
+        usual = [("" if fitting else topic, text) for topic, text in TRIES[self.language]]
+        return [*fitting, *usual][:4]
 
 
 def preferred(accept_language: str) -> Language:
@@ -42,14 +46,14 @@ TRIES: dict[Language, list[tuple[str, str]]] = {
     "en": [
         ("Get to know it", "Who are you?"),
         ("Reckon", "How much is 7 plus 960?"),
-        ("Explain", "What is the capital of France?"),
-        ("Write", "Tell me a short story about a lighthouse."),
+        ("Ask", "What is the capital of France?"),
+        ("Write", "Write a short poem about the sea."),
     ],
     "zh": [
         ("认识一下", "你是谁？"),
         ("算一算", "7加960等于多少？"),
-        ("讲一讲", "法国的首都是哪里？"),
-        ("写一写", "讲一个关于灯塔的小故事。"),
+        ("问一问", "法国的首都是哪里？"),
+        ("写一写", "写一首关于大海的小诗。"),
     ],
 }
 
@@ -169,7 +173,7 @@ CHINESE = {
     "Alternatives": "其他可能",
     "as open as {count} equal choices": "相当于 {count} 选一",
     "no doubt at all": "毫不犹豫",
-    "What the model thought could come here, before temperature and top-p have their say.": "模型认为此处可能出现的词元（温度和 top-p 作用之前）。",
+    "What the model thought could come here, before temperature and top‑p have their say.": "模型认为此处可能出现的词元（温度和 top-p 作用之前）。",
     "Experts": "专家",
     "This model has no experts: every token goes through the same layers.": "这个模型没有专家：每个词元都经过相同的层。",
     "one dense layer for all": "稠密层，所有词元共用",

@@ -163,6 +163,19 @@ def test_errors_are_text(tiny: Running, client: ollama.Client, chat: LocalChat) 
         assert "secret" not in lines[-1]
 
 
+def test_a_line_stays_one(chat: LocalChat) -> None:
+    """Python's own idea of a line's end is wider than JSON's, and clients have it."""
+    odd = "a\u2028b\u2029c\x85d\x0be\x1cf\r\ng"
+    with running(ScriptedChat(chat.engine, scripted(said(odd)))) as server:
+        client = ollama.Client(server.url)
+        assert client.chat("tiny", HELLO).message.content == odd
+        assert "".join(part.message.content or "" for part in client.chat("tiny", HELLO, stream=True)) == odd
+        body = {"model": "tiny", "messages": HELLO, "stream": True}
+        with server.client.stream("POST", "/v1/chat/completions", json=body) as stream:
+            lines = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+        assert lines[1]["choices"][0]["delta"]["content"] == odd
+
+
 def test_an_unfinished_sentence_is_said_as_it_is(chat: LocalChat) -> None:
     with running(ScriptedChat(chat.engine, scripted(said("One", finish="length")))) as server:
         assert ollama.Client(server.url).chat("tiny", HELLO).done_reason == "length"

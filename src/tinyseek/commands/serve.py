@@ -97,6 +97,10 @@ def _tell(chat: LocalChat, settings: CommandSettings, address: str, page: bool) 
         print(f"  chat page   {address}/")
     print(f"  OpenAI API  {address}/v1")
     print(f"  Ollama API  {address}")
+    if not settings.is_local:
+        print(
+            f"  (from other computers by any name in allowed_hosts, or by this one's address, at port {address.rpartition(':')[2]})"
+        )
     talks = chat.tokenizer.chat_template is not None
     asked = {"messages": [{"role": "user", "content": "Who are you?"}]} if talks else {"prompt": "In the beginning"}
     body = json.dumps({"model": name, **asked}, ensure_ascii=False)

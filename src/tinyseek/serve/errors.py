@@ -25,6 +25,8 @@ _TYPES = {
     503: ("server_error", "unavailable"),
     504: ("timeout_error", "timeout"),
 }
+# JSON leaves them as they are, and some clients take them for the end of a line of the stream (httpx's iter_lines does).
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 class ApiError(HTTPException):
@@ -80,8 +82,10 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def to_json(body: Any) -> bytes:
-    """Compact JSON in UTF-8; `?` for a lone surrogate, which no UTF-8 can hold."""
+    """Compact JSON in UTF-8, on one line for any reader; `?` for a lone surrogate, which no UTF-8 can hold."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if not text.isascii():
+        text = text.translate(_LINE_ENDS)
     return text.encode("utf-8", "replace")
 
 

@@ -72,7 +72,7 @@ def routes(served: Served) -> APIRouter:
     @router.post("/tokenize", responses={200: {"model": TokenizeReply}})
     async def tokenize(body: TokenizeRequest) -> Response:
         """The token ids of a text or of a conversation."""
-        return json_response(_tokenize(served, body))
+        return json_response(await asyncio.to_thread(_tokenize, served, body))
 
     @router.post("/detokenize", responses={200: {"model": DetokenizeReply}})
     async def detokenize(body: DetokenizeRequest) -> Response:
@@ -141,6 +141,17 @@ async def embed(
             f"dimensions: this model's vectors have {width}, and were not trained to be cut; leave dimensions out",
             "dimensions",
         )
+    prompts = await asyncio.to_thread(_texts, served, given)
+    try:
+        async with asyncio.timeout(served.settings.request_seconds):
+            vectors = await asyncio.to_thread(served.engine.embed, prompts)
+    except TimeoutError:
+        raise ApiError(504, f"the vectors took more than {served.settings.request_seconds:g} s") from None
+    return vectors, sum(map(len, prompts))
+
+
+def _texts(served: Served, given: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
+    """What to embed, as token ids. A text begins with the begin token, as in training."""
     begin = begin_ids(served)
     many = many_of(served, given, "input")
     prompts = [[*begin, *served.tokenizer.encode(entry)] if isinstance(entry, str) else entry for entry in many]
@@ -153,12 +164,7 @@ async def embed(
                 "input",
                 "context_length_exceeded",
             )
-    try:
-        async with asyncio.timeout(served.settings.request_seconds):
-            vectors = await asyncio.to_thread(served.engine.embed, prompts)
-    except TimeoutError:
-        raise ApiError(504, f"the vectors took more than {served.settings.request_seconds:g} s") from None
-    return vectors, sum(map(len, prompts))
+    return prompts
 
 
 def _packed(vector: list[float]) -> str:

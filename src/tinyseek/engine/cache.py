@@ -131,3 +131,54 @@ class View:
         if window is not None:
             seen &= key_S > query_RT1 - window
         return seen[:, None]
+
+
+class PackedView:
+    """Several texts one after the other in a single row, for one forward pass of differently many new tokens of each.
+
+    Each looks at its own positions alone. It pays for short texts, whose matrix products become one.
+
+    Args:
+        tables: each text's blocks from its beginning on.
+        starts: how many of its positions are cached; counts: how many new ones come.
+    """
+
+    def __init__(
+        self, cache: PagedCache, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> None:
+        self._cache = cache
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        of_S = np.repeat(np.arange(len(ends)), ends)
+        positions_S = np.concatenate([np.arange(end) for end in ends])
+        slots_S = np.concatenate(
+            [
+                (np.array(table)[:, None] * cache.block_size + np.arange(cache.block_size)).flatten()[:end]
+                for table, end in zip(tables, ends, strict=True)
+            ]
+        )
+        new_S = positions_S >= np.array(starts)[of_S]
+        self._of_S, self._positions_S, self._slots_S, self._new_S = (
+            torch.from_numpy(array).to(cache.device) for array in (of_S, positions_S, slots_S, new_S)
+        )
+
+    def extend(self, layer: int, *new: Tensor) -> tuple[Tensor, ...]:
+        """Write each of `new` [1, T, ...] into its slots; returns all that the texts hold, [1, S, ...]."""
+        stores = self._cache.layers[layer]
+        for store, tensor in zip(stores, new, strict=True):
+            store[self._slots_S[self._new_S]] = tensor[0]
+        return tuple(store[self._slots_S][None] for store in stores)
+
+    def positions(self, new: int) -> Tensor:
+        """Positions of the new tokens, [1, T]."""
+        positions_T = self._positions_S[self._new_S]
+        assert new == len(positions_T)
+        return positions_T[None]
+
+    def mask(self, new: int, window: int | None = None) -> Tensor:
+        """Where the new tokens may look, bool [1, 1, T, S]."""
+        assert new
+        query_T1, of_T1 = self._positions_S[self._new_S][:, None], self._of_S[self._new_S][:, None]
+        seen_TS = (self._of_S == of_T1) & (self._positions_S <= query_T1)
+        if window is not None:
+            seen_TS &= self._positions_S > query_T1 - window
+        return seen_TS[None, None]

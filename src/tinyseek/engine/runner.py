@@ -1,7 +1,7 @@
 """Runner: one forward pass over whatever the scheduler chose, tokens of many texts at many positions.
 
-The compiled path takes the whole ragged batch at once. The torch path runs the model itself through `cache.View`: texts with
-equally many new tokens together, padded to the longest of them, and each chunk of a prompt alone.
+The compiled path takes the whole ragged batch at once. The torch path runs the model itself through a view of the cache: texts with
+equally many new tokens together, padded to the longest of them, and prompts one after the other, short ones several in a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyseek.engine.cache import PagedCache, View
+from tinyseek.engine.cache import PackedView, PagedCache, View
 from tinyseek.engine.sequence import Chunk
 from tinyseek.model.transformer import CausalLM
 
@@ -22,6 +22,10 @@ Array = np.ndarray[Any, np.dtype[np.int64]]
 
 FEW = 32  # tokens of a chunk up to which the compiled loops run it
 SHORT = 256  # texts of up to so many tokens are padded to one length; above, to less than twice their own
+PACKED = (
+    1024  # positions of all prompts that share a row: each looks at all, so that more would cost more than they save
+)
+MOST_NEW = 32  # new tokens of a running text, its draft included
 
 
 @dataclass(frozen=True)
@@ -144,22 +148,34 @@ class TorchForward:
             hidden |= dict(zip(rows, self._hidden([chunks[row] for row in rows]), strict=True))
         return [hidden[row] for row in range(len(chunks))]
 
-    def _hidden(self, chunks: list[Chunk]) -> Tensor:
-        """Chunks of one length: [R, T, D]."""
+    def _hidden(self, chunks: list[Chunk]) -> Sequence[Tensor]:
+        """Chunks that go together: of one length as the rows of a batch, else one after the other in one row."""
         device = self.cache.device
-        tables_RB = torch.from_numpy(make_tables(chunks)).to(device)
-        view = View(self.cache, tables_RB, [chunk.start for chunk in chunks], chunks[0].count)
-        ids_RT = torch.tensor([chunk.tokens for chunk in chunks], device=device)
-        return self.model.hidden(ids_RT, cache=view)[0]
+        starts, counts = [chunk.start for chunk in chunks], [chunk.count for chunk in chunks]
+        if len(set(counts)) == 1:
+            view = View(self.cache, torch.from_numpy(make_tables(chunks)).to(device), starts, counts[0])
+            ids_RT = torch.tensor([chunk.tokens for chunk in chunks], device=device)
+            return self.model.hidden(ids_RT, cache=view)[0].unbind()
+        packed = PackedView(self.cache, [chunk.sequence.blocks for chunk in chunks], starts, counts)
+        ids_1T = torch.tensor([[token for chunk in chunks for token in chunk.tokens]], device=device)
+        return self.model.hidden(ids_1T, cache=packed)[0][0].split(counts)
 
 
 def alike(chunks: Sequence[Chunk]) -> list[list[int]]:
-    """Rows that are run together: those of running texts with equally many new tokens and about as many before."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, chunk in enumerate(chunks):
-        if chunk.wanted == chunk.count:
-            key: tuple[int, ...] = (chunk.count, max(chunk.start, SHORT).bit_length())
+    """Rows that are run together: running texts of about one length, with equally many new tokens; and prompts as long as all
+    their positions are no more than PACKED."""
+    texts: dict[tuple[int, int], list[int]] = {}
+    prompts: list[list[int]] = []
+    room = 0
+    for row in sorted(range(len(chunks)), key=lambda row: chunks[row].start + chunks[row].count):
+        chunk = chunks[row]
+        length = chunk.start + chunk.count
+        if chunk.wanted == chunk.count <= MOST_NEW:
+            texts.setdefault((chunk.count, max(length, SHORT).bit_length()), []).append(row)
+        elif prompts and length <= room:
+            prompts[-1].append(row)
+            room -= length
         else:
-            key = (chunk.count, 0, row)
-        groups.setdefault(key, []).append(row)
-    return list(groups.values())
+            prompts.append([row])
+            room = PACKED - length
+    return [*texts.values(), *prompts]

@@ -34,7 +34,6 @@ LINES = [
     "小梅喜欢吃苹果，也喜欢在河边散步。",
 ]
 
-torch.set_num_threads(1)
 os.environ.pop("TINYSEEK_API_KEY", None)
 
 

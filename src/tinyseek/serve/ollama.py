@@ -466,7 +466,7 @@ def _shown(served: Served) -> dict[str, Any]:
     template, family = tokenizer.chat_template or "", config.model_type
     able = {
         "completion": True,
-        "tools": "tools" in template,
+        "tools": bool(template),  # where the template knows none they are told in words
         "thinking": tokenizer.token_id("<think>") is not None and bool(template),
         "insert": tokenizer.token_id("<｜fim▁hole｜>") is not None,
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import CONFIGS, fresh
 
-from tinyseek.engine.cache import PagedCache, View, bytes_per_token, default_tokens
+from tinyseek.engine.cache import PackedView, PagedCache, View, bytes_per_token, default_tokens
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.counts import count
 from tinyseek.model.presets import PRESETS, from_preset
@@ -71,9 +71,15 @@ def test_paged_equals_uncached_for_any_cut(name: str) -> None:
         if not chosen:
             new, chosen = 1, [row for row in range(rows) if starts[row] < 60][:1]
         begins = [starts[row] for row in chosen]
-        view = View(cache, tables[chosen], begins, new)
-        inputs = torch.stack([ids[row, starts[row] : starts[row] + new] for row in chosen])
-        logits = model(inputs, cache=view)
-        for at, row in enumerate(chosen):
-            assert (logits[at] - expected[row, starts[row] : starts[row] + new]).abs().max() < 1e-4, (row, starts, new)
-            starts[row] += new
+        if rng.random() < 0.5:
+            counts = [new] * len(chosen)
+            inputs = torch.stack([ids[row, starts[row] : starts[row] + new] for row in chosen])
+            logits = model(inputs, cache=View(cache, tables[chosen], begins, new))
+        else:  # each its own number of new tokens, one after the other in a row
+            counts = [rng.randrange(1, new + 1) for _ in chosen]
+            parts = [ids[row, starts[row] : starts[row] + n] for row, n in zip(chosen, counts, strict=True)]
+            packed = PackedView(cache, tables[chosen].tolist(), begins, counts)
+            logits = model(torch.cat(parts)[None], cache=packed)[0].split(counts)
+        for got, row, n in zip(logits, chosen, counts, strict=True):
+            assert (got - expected[row, starts[row] : starts[row] + n]).abs().max() < 1e-4, (row, starts, counts)
+            starts[row] += n

@@ -100,7 +100,7 @@ def continuation(where: str, prompt: str, settings: TalkSettings) -> Iterator[st
         top_p=settings.top_p,
         seed=settings.seed,
     )
-    for piece in engine.submit([engine.tokenizer.bos_id, *engine.tokenizer.encode(prompt)], params):
+    for piece in engine.submit(engine.tokenizer.begin_ids + engine.tokenizer.encode(prompt), params):
         if piece.error:
             raise UserError(piece.error)
         yield piece.text

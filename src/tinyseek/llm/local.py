@@ -245,7 +245,7 @@ class LocalChat(ChatModel):
         Raises:
             ContextError: a text is too long.
         """
-        prompts = [[self.tokenizer.bos_id, *ids] for ids in self.tokenizer.encode_batch(texts)]
+        prompts = [self.tokenizer.begin_ids + ids for ids in self.tokenizer.encode_batch(texts)]
         for prompt in prompts:
             if len(prompt) > self.context:
                 raise ContextError(len(prompt), self.context)

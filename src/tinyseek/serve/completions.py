@@ -27,7 +27,6 @@ from tinyseek.serve.wire import CompletionRequest
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 _LEAST_LOGPROB = -9999.0
-_BEGIN = ("<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<s>")  # Qwen's and GPT-2's models have none
 _FIM = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")
 
 
@@ -80,7 +79,7 @@ def prompts_of(served: Served, body: CompletionRequest) -> list[Prompt]:
             raise refused("echo: a text that is filled in the middle cannot be echoed", "echo")
         filled = [middle(served, prompt, body.suffix) for prompt in many]
         return [Prompt(ids, len(ids), "") for ids in filled]
-    begin = begin_ids(served) if body.add_special_tokens is not False else []
+    begin = served.tokenizer.begin_ids if body.add_special_tokens is not False else []
     result = []
     for prompt in many:
         if isinstance(prompt, str):
@@ -109,12 +108,6 @@ def many_of(served: Served, given: str | list[str] | list[int] | list[list[int]]
     return many
 
 
-def begin_ids(served: Served) -> list[int]:
-    """What stands before a text: the begin token, for tokenizers whose models learnt to see one there."""
-    tokenizer = served.tokenizer
-    return [tokenizer.bos_id] if tokenizer.bos_id in map(tokenizer.token_id, _BEGIN) else []
-
-
 def middle(served: Served, prompt: str | list[int], suffix: str) -> list[int]:
     """The prompt that asks for what stands between two texts, in DeepSeek's form. ApiError 400 without tokens for it."""
     tokenizer = served.tokenizer
@@ -122,7 +115,7 @@ def middle(served: Served, prompt: str | list[int], suffix: str) -> list[int]:
     if first is None or hole is None or last is None:
         raise refused("suffix: this model's tokenizer has no tokens for filling in the middle", "suffix")
     before = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    return [*begin_ids(served), first, *before, hole, *tokenizer.encode(suffix), last]
+    return [*served.tokenizer.begin_ids, first, *before, hole, *tokenizer.encode(suffix), last]
 
 
 def params_of(served: Served, body: CompletionRequest) -> SamplingParams:

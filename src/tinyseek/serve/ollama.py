@@ -13,113 +13,31 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from tinyseek.engine.params import SamplingParams
 from tinyseek.llm.base import ChatDelta, ChatOptions, Message, Usage
 from tinyseek.serve.chat import choose_tools, messages_of
-from tinyseek.serve.completions import begin_ids, middle, written
+from tinyseek.serve.completions import middle, written
 from tinyseek.serve.errors import ApiError, json_response, refused, to_json
+from tinyseek.serve.ollama_wire import (
+    Asked,
+    EmbedRequest,
+    GenerateRequest,
+    NamedRequest,
+    OldEmbedRequest,
+    OllamaChatRequest,
+    OllamaMessage,
+    Options,
+)
 from tinyseek.serve.openai import embed
 from tinyseek.serve.served import Served
 from tinyseek.serve.streaming import Pump, stream
-from tinyseek.serve.wire import ChatMessage, FunctionCall, JsonRoute, Tool, ToolCall
+from tinyseek.serve.wire import ChatMessage, FunctionCall, JsonRoute, ToolCall
 
 VERSION = "0.12.0"  # of Ollama's API as spoken here: clients refuse to talk to what they think is old
 
 
 Fields = Callable[[str, str, list[dict[str, Any]]], dict[str, Any]]  # of content, thinking and calls, in a line
-
-
-class OllamaWire(BaseModel):
-    """The base of Ollama's requests. Its clients write whole numbers as 1.0, so types are lax."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
-
-
-class Options(OllamaWire):
-    """How to draw tokens."""
-
-    num_predict: int | None = Field(
-        None, ge=-2, le=1 << 20, description="most tokens to write; -1 and -2: until the end"
-    )
-    temperature: float | None = Field(None, ge=0, le=100)
-    top_k: int | None = Field(None, ge=-1, le=1 << 31)
-    top_p: float | None = Field(None, ge=0, le=1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repeat_penalty: float | None = Field(None, ge=0, le=100)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, lt=1 << 63, gt=-(1 << 63))
-    stop: str | list[str] | None = None
-
-
-class OllamaFunction(OllamaWire):
-    name: str
-    arguments: dict[str, Any] = {}
-
-
-class OllamaCall(OllamaWire):
-    function: OllamaFunction
-
-
-class OllamaMessage(OllamaWire):
-    role: str
-    content: str = ""
-    thinking: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[OllamaCall] | None = None
-    tool_name: str | None = None
-
-
-class Asked(OllamaWire):
-    """What chat and generate have in common."""
-
-    model: str
-    options: Options | None = None
-    format: str | dict[str, Any] | None = Field(None, description='"json", or a JSON schema')
-    stream: bool | None = Field(None, description="by lines as it is written (default)")
-    think: bool | str | None = None
-    keep_alive: str | float | None = None
-
-
-class OllamaChatRequest(Asked):
-    """POST /api/chat."""
-
-    messages: list[OllamaMessage] = []
-    tools: list[Tool] | None = None
-
-
-class GenerateRequest(Asked):
-    """POST /api/generate."""
-
-    prompt: str = ""
-    suffix: str | None = None
-    system: str | None = None
-    raw: bool | None = Field(None, description="go on from the prompt itself, without the chat template")
-    images: list[Any] | None = None
-
-
-class NamedRequest(OllamaWire):
-    """POST /api/show."""
-
-    model: str | None = None
-    name: str | None = Field(None, description="the older name of model")
-
-
-class EmbedRequest(OllamaWire):
-    """POST /api/embed."""
-
-    model: str
-    input: str | list[str]
-    dimensions: int | None = Field(None, ge=1)
-
-
-class OldEmbedRequest(OllamaWire):
-    """POST /api/embeddings."""
-
-    model: str
-    prompt: str
 
 
 _TEXT = {"description": "what went wrong", "content": {"application/json": {"schema": {
@@ -296,7 +214,7 @@ async def _generated(served: Served, body: GenerateRequest) -> AsyncIterator[Cha
     if body.suffix is not None:
         ids = middle(served, body.prompt, body.suffix)
     else:
-        ids = [*begin_ids(served), *tokenizer.encode(body.prompt)]
+        ids = [*served.tokenizer.begin_ids, *tokenizer.encode(body.prompt)]
     drawn = {key: value for key, value in _drawing(body.options or Options()).items() if value is not None}
     params = SamplingParams(**{"max_tokens": served.engine.context, **drawn})
     async for _, request, piece in written(served, [ids], params):

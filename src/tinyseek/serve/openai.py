@@ -10,7 +10,7 @@ import sys
 from fastapi import APIRouter, Request, Response
 
 from tinyseek.serve.chat import answer_chat, messages_of, thinking_of
-from tinyseek.serve.completions import answer_completion, begin_ids, many_of
+from tinyseek.serve.completions import answer_completion, many_of
 from tinyseek.serve.errors import ApiError, json_response, refused
 from tinyseek.serve.replies import (
     ERRORS,
@@ -152,7 +152,7 @@ async def embed(
 
 def _texts(served: Served, given: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
     """What to embed, as token ids. A text begins with the begin token, as in training."""
-    begin = begin_ids(served)
+    begin = served.tokenizer.begin_ids
     many = many_of(served, given, "input")
     prompts = [[*begin, *served.tokenizer.encode(entry)] if isinstance(entry, str) else entry for entry in many]
     for at, (entry, prompt) in enumerate(zip(many, prompts, strict=True)):
@@ -185,7 +185,7 @@ def _tokenize(served: Served, body: TokenizeRequest) -> TokenizeReply:
             tokenizer, messages_of(body.messages), tools=tools or None, thinking=thinking_of(body.thinking)
         )
     elif body.prompt is not None:
-        begin = begin_ids(served) if body.add_special_tokens is not False else []
+        begin = served.tokenizer.begin_ids if body.add_special_tokens is not False else []
         ids = [*begin, *tokenizer.encode(body.prompt, specials=bool(body.parse_special))]
     else:
         raise refused("prompt or messages is required", "prompt", "missing_required_parameter")

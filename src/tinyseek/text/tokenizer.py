@@ -152,6 +152,15 @@ class Tokenizer:
         self.pad_id: int = eos if pad is None else pad
         self.stop_ids: set[int] = {eos, *also_stop}
 
+    @property
+    def begin_ids(self) -> list[int]:
+        """What stands before a plain text: the begin token, for tokenizers whose models learnt to see one there.
+
+        Qwen's and GPT-2's models have none; in ChatML's the token so named opens a turn.
+        """
+        begins = map(self.token_id, (BOS, "<|begin_of_text|>", "<s>"))
+        return [self.bos_id] if self.bos_id in begins else []
+
     def _role(self, role: str, *usual: str) -> int | None:
         """The id of the bos, eos or pad token: what the configuration names, else the first of the usual ones there is."""
         named = self._config.get(f"{role}_token", usual)

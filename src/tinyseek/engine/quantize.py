@@ -1,10 +1,8 @@
 """Weights in fewer bytes: bfloat16, int8 with a scale a row, int4 with a scale and a least value every 32.
 
-Only the weights are packed; activations stay float32, and so do norms, biases, the router and MLA's kv_b, which both forms of
-attention read. A packed matrix multiplies a few rows by compiled loops (products.py), many rows by widening itself once.
-
-    int8   w = scale_row * q,             q in -127..127     8.0 bits a weight
-    int4   w = least_group + scale * q,   q in 0..15         5.0 bits a weight, the grid of llama.cpp's Q4_1
+Only the weights are packed (the formats: model/packed.py); activations stay float32, and so do norms, biases, the router and MLA's
+kv_b, which both forms of attention read. A packed matrix multiplies a few rows by compiled loops (products.py), many rows by
+widening itself once.
 
 The output head stays int8 under int4, as in llama.cpp's files: every answer's last step reads it, and errors there reach the text
 unsmoothed. A model out of a Q4_1 file is packed again without any loss.
@@ -13,76 +11,22 @@ unsmoothed. A model out of a Q4_1 file is packed again without any loss.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinyseek.model import packed as formats
 from tinyseek.model.moe import Experts, grouped_product
+from tinyseek.model.packed import Format, pack_int4, pack_int8, packed, unpack
 from tinyseek.model.transformer import CausalLM
 
-Format = Literal["float32", "bfloat16", "int8", "int4"]
-GROUP = 32  # weights that share a scale in int4
-PAIR = 2 * GROUP  # weights that share bytes in int4: a row's length must be a multiple
+__all__ = ["Format", "PackedWeight", "bits_per_weight", "pack", "pack_int4", "pack_int8", "packed", "unpack"]
+
 FEW = 16  # rows up to which the compiled loops beat widening and a product of torch's
-SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # parts of a group's range that are tried as its range
 
 COMPILED = importlib.util.find_spec("numba") is not None
-
-
-def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., P, Q] to int8 [..., P, Q] and float32 scales [..., P]: each row by its largest magnitude."""
-    weight = weight.float()
-    scale = (weight.abs().amax(-1) / 127).clamp(min=1e-12)
-    return (weight / scale.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8), scale
-
-
-def pack_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[..., P, Q] to bytes [..., P, Q / 2], scales and least values [..., P, Q / 32] (the bits of float16).
-
-    Of five ranges a group, from all that lies between its extremes to four fifths of it, the one with the least squared error.
-    """
-    groups = weight.float().unflatten(-1, (-1, GROUP))
-    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    best_error = torch.full_like(low, torch.inf)
-    q, scale, least = torch.zeros_like(groups), torch.zeros_like(low), torch.zeros_like(low)
-    for shrink in SHRINKS:
-        middle, half = (high + low) / 2, (high - low) / 2 * shrink
-        tried_least = (middle - half).half().float()
-        tried_scale = (2 * half / 15).half().float().clamp(min=1e-7)
-        tried = ((groups - tried_least) / tried_scale).round().clamp(0, 15)
-        error = (tried * tried_scale + tried_least - groups).square().sum(-1, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        q, scale, least = (
-            torch.where(better, new, old) for new, old in ((tried, q), (tried_scale, scale), (tried_least, least))
-        )
-    halves = q.to(torch.uint8).flatten(-2).unflatten(-1, (-1, 2, GROUP))
-    packed = (halves[..., 0, :] | halves[..., 1, :] << 4).flatten(-2)
-    return packed, scale.squeeze(-1).half().view(torch.int16), least.squeeze(-1).half().view(torch.int16)
-
-
-def unpack(parts: tuple[Tensor, ...]) -> Tensor:
-    """The packed weight as float32, in plain torch: any device, and what the compiled loops are held equal to."""
-    first = parts[0]
-    if first.dtype == torch.int8:
-        return first.float() * parts[1].unsqueeze(-1)
-    if first.dtype == torch.uint8:
-        pairs = first.unflatten(-1, (-1, 1, GROUP))
-        q = torch.cat((pairs & 15, pairs >> 4), dim=-2).flatten(-3, -2).float()
-        scale, least = (part.view(torch.float16).float().unsqueeze(-1) for part in parts[1:])
-        return (q * scale + least).flatten(-2)
-    return first.float()
-
-
-def packed(weight: Tensor, format: Format) -> tuple[Tensor, ...]:
-    """A weight in a format; int4 falls back to int8 where its rows are no multiple of 64 long."""
-    if format == "int4" and weight.shape[-1] % PAIR == 0:
-        return pack_int4(weight)
-    if format in ("int4", "int8"):
-        return pack_int8(weight)
-    return (weight.to(getattr(torch, format)).contiguous(),)
 
 
 def head_format(format: Format) -> Format:
@@ -96,24 +40,8 @@ def arrays(parts: tuple[Tensor, ...]) -> Any:
     return tuple((p.view(torch.uint16) if p.dtype in sixteen else p).detach().numpy() for p in parts)
 
 
-class PackedWeight(nn.Module):
-    """A weight, or a stack of them, in few bytes. `dense` widens it: [P, Q], or of a stack the one at `index`."""
-
-    def __init__(self, weight: Tensor, format: Format) -> None:
-        super().__init__()
-        self.shape = weight.shape
-        self.count = 0
-        for part in packed(weight.detach(), format):
-            self.register_buffer(f"part_{self.count}", part)
-            self.count += 1
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        return tuple(self.get_buffer(f"part_{i}") for i in range(self.count))
-
-    @property
-    def device(self) -> torch.device:
-        return self.parts[0].device
+class PackedWeight(formats.PackedWeight):
+    """The same, widened by compiled loops where there are any."""
 
     def dense(self, index: int | None = None) -> Tensor:
         parts = self.parts if index is None else tuple(part[index] for part in self.parts)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from tinyseek.llm.base import ChatDelta, ChatOptions, Message, ToolCallDelta, Usage
 from tinyseek.llm.local import LocalChat
-from tinyseek.serve.responses import Kept, Store
+from tinyseek.serve.kept import Kept, Store
 
 TOOL: Any = {
     "type": "function",

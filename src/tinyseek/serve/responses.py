@@ -1,15 +1,13 @@
 """POST /v1/responses: OpenAI's newer API, in which an answer is a list of items and a stream is events about them.
 
-An answer can be gone on from by its id. Answers are kept in memory, the oldest forgotten first, and only for the key that asked.
+An answer can be gone on from by its id, as long as it is kept (kept.py).
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -17,54 +15,13 @@ from fastapi import APIRouter, Request, Response
 from tinyseek.llm.base import ChatDelta, ChatLogprob, ChatOptions, Collector, Message, ToolCallDelta, Usage
 from tinyseek.serve.chat import choose_tools, format_of, logprobs_reply, messages_of, thinking_of
 from tinyseek.serve.errors import ApiError, json_response, refused, to_json
+from tinyseek.serve.kept import Kept, Store
 from tinyseek.serve.replies import ERRORS, DeletedReply, ItemList, ResponseReply
 from tinyseek.serve.served import Served
 from tinyseek.serve.streaming import event, stream
 from tinyseek.serve.wire import ChatMessage, Item, JsonRoute, JsonSchema, Part, ResponseFormat, ResponseRequest
 
 Event = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """An answer that can be gone on from."""
-
-    owner: bytes  # the key that asked for it
-    reply: ResponseReply
-    messages: list[Message]  # the conversation, the answer included
-    given: list[dict[str, Any]]  # the input, as items
-    size: int  # bytes, about
-
-
-class Store:
-    """Answers by their ids, in memory, up to a number and a size."""
-
-    def __init__(self, most: int, most_bytes: float) -> None:
-        self._most, self._most_bytes = most, most_bytes
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def keep(self, kept: Kept) -> None:
-        """Remember an answer; forget the ones that were used longest ago."""
-        self._kept[kept.reply["id"]] = kept
-        self._bytes += kept.size
-        while self._kept and (len(self._kept) > self._most or self._bytes > self._most_bytes):
-            self._bytes -= self._kept.popitem(last=False)[1].size
-
-    def find(self, name: str, owner: bytes) -> Kept | None:
-        """An answer of this owner's."""
-        kept = self._kept.get(name)
-        if kept is None or kept.owner != owner:
-            return None
-        self._kept.move_to_end(name)
-        return kept
-
-    def forget(self, name: str) -> None:
-        """Let go of an answer."""
-        self._bytes -= self._kept.pop(name).size
 
 
 def routes(served: Served) -> APIRouter:

@@ -1,1 +1,1 @@
-"""Running a model: the cache, sampling, and generation for one prompt or many."""
+"""Running a model: many texts at once over a paged cache, sampled, constrained, compiled where it pays."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tinyseek.engine.params import SamplingParams
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawn", "Sampling", "SamplingParams", "narrow", "sample", "told", "uniform"]
 
-NUCLEUS = (
-    1024  # likeliest tokens among which top-p is sought first; sorting a vocabulary of 50,000 takes ten times as long
-)
+NUCLEUS = 128  # likeliest tokens among which top-p is sought first
+PART = 512  # tokens whose probabilities are summed at first
 _WORD = (1 << 64) - 1
 
 
@@ -178,46 +178,68 @@ def narrow(logits_RV: Tensor, params: Many[SamplingParams]) -> Tensor:
     Tokens as likely as the last one that is kept are kept too. The order is transformers'. Sources: top-k, arXiv 1805.04833; top-p,
     arXiv 1904.09751; min-p, arXiv 2407.01082.
     """
-    device, vocabulary = logits_RV.device, logits_RV.shape[-1]
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=device, dtype=logits_RV.dtype)[:, None]
+        return torch.tensor(values, device=logits_RV.device, dtype=logits_RV.dtype)[:, None]
 
     logits_RV = logits_RV / column([p.temperature for p in params])
-    limits = [min(p.top_k or vocabulary, vocabulary) for p in params]
-    ks = [k for k in limits if k < vocabulary]
-    if ks:
-        ranked = logits_RV.topk(max(ks), dim=-1).values
-        ranks = torch.tensor([[min(k, max(ks)) - 1] for k in limits], device=device)
-        least_R1 = ranked.gather(1, ranks).masked_fill(
-            torch.tensor([[k == vocabulary] for k in limits], device=device), -torch.inf
-        )
-        logits_RV = logits_RV.masked_fill(logits_RV < least_R1, -torch.inf)
-    if any(p.top_p < 1 for p in params):
-        share_R1 = column([p.top_p for p in params])
-        probs_RV = logits_RV.softmax(dim=-1)
-        ranked = probs_RV.topk(min(NUCLEUS, vocabulary), dim=-1).values
-        if bool((ranked.sum(-1, keepdim=True) < share_R1).any()):
-            ranked = probs_RV.sort(dim=-1, descending=True).values
-        before = ranked.cumsum(dim=-1) - ranked  # what the likelier ones hold: the first is always kept
-        last_R1 = (before < share_R1).sum(-1, keepdim=True) - 1
-        least_R1 = torch.where(share_R1 < 1, ranked.gather(1, last_R1), 0.0)
-        logits_RV = logits_RV.masked_fill(probs_RV < least_R1, -torch.inf)
+    vocabulary = logits_RV.shape[-1]
+    ks, shares = [min(p.top_k or vocabulary, vocabulary) for p in params], [p.top_p for p in params]
+    least_R1 = torch.full_like(logits_RV[:, :1], -torch.inf)
+    if min(ks) < vocabulary or min(shares) < 1:
+        least_R1 = _last_kept(logits_RV, ks, column(shares))
     if any(p.min_p > 0 for p in params):
         floor_R1 = logits_RV.amax(-1, keepdim=True) + column([p.min_p for p in params]).log()
-        logits_RV = logits_RV.masked_fill(logits_RV < floor_R1, -torch.inf)
-    return logits_RV
+        least_R1 = torch.maximum(least_R1, floor_R1)
+    return torch.where(logits_RV < least_R1, -torch.inf, logits_RV)
+
+
+def _last_kept(logits_RV: Tensor, ks: list[int], share_R1: Tensor) -> Tensor:
+    """The logit of the last token that top-k and top-p keep, [R, 1]; -inf in rows that want neither.
+
+    Only the likeliest few are ranked, and more if they do not hold enough: ranking a whole vocabulary takes ten times as long.
+    """
+    vocabulary = logits_RV.shape[-1]
+    k_R1 = torch.tensor(ks, device=logits_RV.device)[:, None]
+    limited_R1 = k_R1 < vocabulary
+    open_R1 = ~limited_R1 & (share_R1 < 1)  # how many tokens these keep is not known beforehand
+    seeks = bool(open_R1.any())
+    width = max([k for k in ks if k < vocabulary], default=1)
+    width = min(max(width, NUCLEUS), vocabulary) if seeks else width
+    whole_R1 = logits_RV.logsumexp(-1, keepdim=True) if seeks else share_R1
+    while True:
+        ranked = logits_RV.topk(width, dim=-1).values
+        within = torch.arange(width, device=logits_RV.device) < k_R1
+        top = ranked.masked_fill(~within, -torch.inf)
+        probs = (top - torch.where(limited_R1, top.logsumexp(-1, keepdim=True), whole_R1)).exp()
+        before = probs.cumsum(dim=-1) - probs  # what the likelier ones hold: the first is always kept
+        kept = within & ((before < share_R1) | (share_R1 == 1))
+        if width == vocabulary or not bool((kept[:, -1:] & open_R1).any()):
+            break
+        width = min(8 * width, vocabulary)
+    least_R1 = ranked.gather(1, kept.sum(-1, keepdim=True) - 1)
+    return torch.where(limited_R1 | open_R1, least_R1, -torch.inf)
 
 
 def draw(logits_RV: Tensor, numbers: Many[float]) -> list[int]:
-    """Each row's token at which the running sum of probabilities passes the row's number in [0, 1)."""
-    wide = (
-        torch.float32 if logits_RV.device.type == "mps" else torch.float64
-    )  # a sum over 100,000 tokens wants the digits
-    sums_RV = logits_RV.to(wide).softmax(dim=-1).cumsum(dim=-1)
+    """Each row's token at which the running sum of probabilities passes the row's number in [0, 1).
+
+    Sums are taken of parts first, then within the one part where the number falls: sums over 100,000 tokens want float64, in which
+    going through all of them took four times as long.
+    """
+    wide = torch.float32 if logits_RV.device.type == "mps" else torch.float64
+    weights_RV = F.pad(logits_RV.softmax(dim=-1), (0, -logits_RV.shape[-1] % PART))
+    weights_RPQ = weights_RV.unflatten(-1, (-1, PART))
     numbers_R1 = torch.tensor(numbers, dtype=wide, device=logits_RV.device)[:, None]
-    tokens_R1 = torch.searchsorted(sums_RV, numbers_R1 * sums_RV[:, -1:], right=True)
-    tokens: list[int] = tokens_R1.clamp(max=logits_RV.shape[-1] - 1).squeeze(1).tolist()
+    sums_RP = weights_RPQ.sum(-1, dtype=wide).cumsum(-1)
+    targets_R1 = numbers_R1 * sums_RP[:, -1:]
+    part_R1 = torch.searchsorted(sums_RP, targets_R1, right=True).clamp(max=sums_RP.shape[-1] - 1)
+    inner_RQ = weights_RPQ[torch.arange(len(numbers), device=logits_RV.device), part_R1[:, 0]].to(wide).cumsum(-1)
+    before_R1 = sums_RP.gather(1, part_R1) - inner_RQ[:, -1:]
+    rest_R1 = torch.minimum(
+        targets_R1 - before_R1, inner_RQ[:, -1:] * (1 - 2**-20)
+    )  # never beyond the part's last weight
+    tokens: list[int] = (part_R1 * PART + torch.searchsorted(inner_RQ, rest_R1, right=True)).squeeze(1).tolist()
     return tokens
 
 

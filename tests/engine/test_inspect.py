@@ -79,7 +79,7 @@ def test_equals_transformers(name: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     ids = random.Random(name).choices(range(101), k=70)
     with torch.no_grad():
-        expected = theirs(torch.tensor([ids]), output_attentions=True)
+        expected = theirs(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
 
     seen = inspect(CausalLM.load(tmp_path), ids)
     assert (seen.layers, seen.heads, seen.vocabulary) == (3, 4, 101)
@@ -103,6 +103,17 @@ def test_equals_transformers(name: str, tmp_path: Path) -> None:
             top.values.numpy(), abs=1e-5
         )
         assert seen.entropy_T[token] == pytest.approx(-(row * row.log2()).sum().item(), abs=1e-4)
+
+    norm = theirs.transformer.ln_f if kind == "GPT2Config" else theirs.model.norm
+    for token in (1, 40, 69):
+        guesses = seen.guesses(token)
+        assert guesses.own_L[-1] == pytest.approx(seen.probs_T[token], rel=0.1, abs=0.01)
+        for layer in range(2):  # transformers norms what it gives out as the last
+            with torch.no_grad():
+                guess = theirs.lm_head(norm(expected.hidden_states[layer + 1][0, token - 1])).softmax(-1)
+            assert guesses.own_L[layer] == pytest.approx(guess[ids[token]].item(), rel=0.1, abs=0.01)
+            assert guesses.probs_L[layer] == pytest.approx(guess.max().item(), rel=0.1, abs=0.01)
+            assert guess[guesses.ids_L[layer]].item() == pytest.approx(guess.max().item(), rel=0.1)
 
     assert set(seen.routing) == set(routes) == ({1, 2} if routes else set())
     assert (seen.routed, seen.shared) == ((8, 2) if routes else (0, 0))
@@ -146,7 +157,7 @@ def test_logits_are_computed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_what_was_promised(name: str) -> None:
     model = fresh(name)
     ids = [3] * 40
-    kept = [tensor for trace in inspect(model, ids)._traces for tensor in (trace.queries, *trace.keys)]
+    kept = [tensor for trace in inspect(model, ids)._traces for tensor in (trace.queries, *trace.keys, trace.stream)]
     held = sum(tensor.untyped_storage().nbytes() for tensor in kept)
     assert most_tokens(model, held) == 40
     inspect(model, ids, held)
@@ -167,3 +178,6 @@ def test_tokens_beyond_the_text() -> None:
     for token in (-1, 2):
         with pytest.raises(IndexError):
             seen.attention(token)
+    for token in (0, 2):
+        with pytest.raises(IndexError):
+            seen.guesses(token)

@@ -351,6 +351,9 @@ def test_a_look_inside(visit: Any) -> None:
     assert values[:7] == sorted(values[:7], reverse=True)
     assert 0 < sum(values) <= 101
     assert page.inner_text(".chosen dd >> nth=0") == page.inner_text(".bars .value.it")
+    layers = page.locator(".guess").all_inner_texts()
+    assert [text.split()[0] for text in layers] == ["1", "2", "3"]
+    assert layers[-1].split()[1:] == page.locator(".bars .name").first.inner_text().split()
     cells = page.locator(".experts .hit").all_inner_texts()
     assert len(cells) == 2 * 2  # two sparse layers, two of eight experts each
     assert all(99 <= int(first) + int(second) <= 101 for first, second in zip(cells[::2], cells[1::2], strict=True))

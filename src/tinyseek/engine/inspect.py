@@ -1,7 +1,9 @@
-"""A look inside: what the model expected at every token of a text, which experts each token went to, and where it attended.
+"""A look inside: what the model expected at every token of a text, how that came about layer by layer, which experts each token
+went to, and where it attended.
 
 One plain forward over the text with hooks. Attention is kept as what it is made from, every layer's queries and keys, so that a
-token's weights [layers, H, S] are computed when they are asked for and never the T x T matrix of all.
+token's weights [layers, H, S] are computed when they are asked for and never the T x T matrix of all. Likewise the guess of each
+layer: the residual stream after it, read by the last norm and the head (the "logit lens", nostalgebraist 2020).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from tinyseek.model.rope import angles, rotate
 from tinyseek.model.transformer import CausalLM
 
 ALTERNATIVES = 10  # likeliest tokens kept a position
-MOST_BYTES = 256 << 20  # of queries and keys that one inspection may keep: 5,000 tokens of SmolLM2-135M in float32
+MOST_BYTES = 512 << 20  # that one inspection may keep: 4,200 tokens of SmolLM2-135M in float32
 _LOGITS = 1 << 22  # logits computed at once: 16 MB
 
 
@@ -31,6 +33,15 @@ class Routing:
 
     experts_TA: NDArray[np.int32]  # the chosen experts, the heaviest first
     weights_TA: NDArray[np.float32]  # their weights in the sum; they add up to the model's routed_scaling_factor
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What the model would have said had it stopped after each layer."""
+
+    ids_L: NDArray[np.int32]  # the likeliest token after each layer
+    probs_L: NDArray[np.float32]  # its probability
+    own_L: NDArray[np.float32]  # the probability of the token that came
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Inspection:
     heads: int
     vocabulary: int
     _traces: tuple[_Trace, ...]
+    _model: CausalLM
 
     def attention(self, token: int) -> NDArray[np.float32]:
         """How much each head of each layer looked at every position up to the token's own.
@@ -65,6 +77,22 @@ class Inspection:
             rows = torch.stack([trace.row(token) for trace in self._traces])
         return rows.cpu().numpy()
 
+    def guesses(self, token: int) -> Guesses:
+        """How the expectation of a token came about, layer by layer; the last layer's is the model's own.
+
+        Args:
+            token: a position in `ids` after the first.
+        """
+        if not 0 < token < len(self.ids):
+            raise IndexError(f"token {token} of {len(self.ids)}")
+        with torch.inference_mode():
+            stream_LD = torch.stack([trace.stream[token - 1] for trace in self._traces])
+            head, norm = self._model.lm_head, self._model.model.norm
+            probs_LV = head(norm(stream_LD.to(head.weight.dtype))).float().softmax(dim=-1)
+            top = probs_LV.max(dim=-1)
+        own_L = probs_LV[:, self.ids[token]]
+        return Guesses(top.indices.int().cpu().numpy(), top.values.cpu().numpy(), own_L.cpu().numpy())
+
 
 @dataclass
 class _Trace:
@@ -75,6 +103,7 @@ class _Trace:
     keys: tuple[Tensor, ...]  # grouped: k [T, G, K]; latent: latent [T, C] and rotated key [T, R]
     turn: tuple[Tensor, Tensor] | None  # cos and sin [T, rotary / 2]
     window: int | None
+    stream: Tensor  # [T, D] after the block, in bfloat16: good enough for a guess
 
     def row(self, token: int) -> Tensor:
         """One query's weights, float32 [H, token + 1]."""
@@ -131,7 +160,7 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
 
     Args:
         ids: the text, control tokens included.
-        most_bytes: of queries and keys.
+        most_bytes: to be kept.
     Raises:
         UserError: no token, one beyond the vocabulary, more than the context holds, or more than `most_bytes` allow.
     """
@@ -140,6 +169,7 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
     device = model.device
     recorder = _Recorder(device)
     queries: dict[int, Tensor] = {}
+    streams: dict[int, Tensor] = {}
     routes: dict[int, tuple[Tensor, Tensor]] = {}
     hooks = []
     for layer, block in enumerate(model.model.layers):
@@ -147,6 +177,7 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
         latent_query = isinstance(attention, LatentAttention) and attention.low_rank_query
         projection = attention.q_b_proj if latent_query else attention.q_proj
         hooks.append(projection.register_forward_hook(_keep_queries(queries, layer, attention.heads)))
+        hooks.append(block.register_forward_hook(_keep_stream(streams, layer)))
     for layer, mixture in model.experts():
         if layer < config.num_hidden_layers:
             hooks.append(mixture.gate.register_forward_hook(_keep_routes(routes, layer)))
@@ -157,7 +188,7 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
             hook.remove()
     turn = angles(config, len(ids), device) if config.positions == "rotary" else None
     traces = tuple(
-        _Trace(block.self_attn, queries[layer], recorder.keys[layer], turn, config.window(layer))  # type: ignore[arg-type]
+        _Trace(block.self_attn, queries[layer], recorder.keys[layer], turn, config.window(layer), streams[layer])  # type: ignore[arg-type]
         for layer, block in enumerate(model.model.layers)
     )
     probs, ranks, top_ids, top_probs, entropy = _expectations(model.lm_head, hidden_BTD[0], ids)
@@ -175,16 +206,18 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
         config.num_attention_heads,
         config.vocab_size,
         traces,
+        model,
     )
 
 
 def most_tokens(model: CausalLM, most_bytes: int = MOST_BYTES) -> int:
     """The longest text that `inspect` takes, tokens."""
     config = model.config
-    per_token = config.num_hidden_layers * config.num_attention_heads * config.qk_dim + (
-        config.cache_numbers() if config.mla else config.cache_numbers() // 2
-    )
-    return min(config.max_position_embeddings, most_bytes // (per_token * model.lm_head.weight.element_size()))
+    queries = config.num_hidden_layers * config.num_attention_heads * config.qk_dim
+    keys = config.cache_numbers() if config.mla else config.cache_numbers() // 2
+    stream = config.num_hidden_layers * config.hidden_size
+    per_token = (queries + keys) * model.lm_head.weight.element_size() + stream * 2
+    return min(config.max_position_embeddings, most_bytes // per_token)
 
 
 def _check(model: CausalLM, ids: Sequence[int], most_bytes: int) -> None:
@@ -203,6 +236,13 @@ Hook = Callable[[nn.Module, Any, Any], None]
 def _keep_queries(kept: dict[int, Tensor], layer: int, heads: int) -> Hook:
     def hook(_module: nn.Module, _args: Any, out: Tensor) -> None:
         kept[layer] = out[0].unflatten(-1, (heads, -1))
+
+    return hook
+
+
+def _keep_stream(kept: dict[int, Tensor], layer: int) -> Hook:
+    def hook(_module: nn.Module, _args: Any, out: tuple[Tensor, ...]) -> None:
+        kept[layer] = out[0][0].bfloat16()
 
     return hook
 

@@ -18,7 +18,7 @@ from tinyseek.studio.words import Words
 
 if TYPE_CHECKING:
     from tinyseek.engine.engine import Stats
-    from tinyseek.engine.inspect import Inspection
+    from tinyseek.engine.inspect import Guesses, Inspection
     from tinyseek.text.tokenizer import Tokenizer
 
 MOST_SHOWN = 1_200  # tokens of context in the picture of attention; what is further back is summed up
@@ -39,7 +39,9 @@ class Look:
     token: int | None = None  # the one that is looked at
     layer: int | None = None  # whose attention; none: the mean of all
     head: int | None = None
-    _rows: tuple[int, NDArray[np.float32]] | None = None  # the last token's weights
+    _known: tuple[int, NDArray[np.float32], Guesses | None] | None = (
+        None  # the token's attention, and how it came about
+    )
     texts: list[str] = field(init=False)  # what each token adds to the text; "" for a part of a character
     controls: dict[int, str] = field(init=False)  # control tokens' names without their brackets
 
@@ -60,12 +62,17 @@ class Look:
         if self.token is not None:
             self.token = min(max(self.token + by, self.start), self.end - 1)
 
+    def prepare(self) -> tuple[NDArray[np.float32], Guesses | None]:
+        """What is shown of the chosen token, computed if it is not known yet: [layers, H, token + 1], and the layers' guesses."""
+        assert self.token is not None
+        if self._known is None or self._known[0] != self.token:
+            token = self.token
+            self._known = (token, self.seen.attention(token), self.seen.guesses(token) if token else None)
+        return self._known[1:]
+
     def attention(self) -> NDArray[np.float32]:
         """The chosen layer's and head's weights from the token to each position up to its own."""
-        assert self.token is not None
-        if self._rows is None or self._rows[0] != self.token:
-            self._rows = (self.token, self.seen.attention(self.token))
-        rows = self._rows[1]
+        rows, _ = self.prepare()
         rows = rows if self.layer is None else rows[self.layer : self.layer + 1]
         rows = rows if self.head is None else rows[:, self.head : self.head + 1]
         mean: NDArray[np.float32] = rows.mean(axis=(0, 1))
@@ -98,7 +105,7 @@ def _name(look: Look, index: int) -> Html:
         said = ""
     if said and all(char.isprintable() or char in "\n\t\r" for char in said):
         return _shown(said)
-    return el("span", "⟨" + data.hex(" ") + "⟩", class_="ws")
+    return el("span", "⟨" + data.hex(" ") + "⟩", class_="hex")
 
 
 def _chip(look: Look, token: int, shade: float, tip: str, chosen: bool) -> Html:
@@ -248,6 +255,43 @@ def alternatives(look: Look, words: Words) -> Html:
     )
 
 
+def guesses(look: Look, words: Words) -> Html:
+    """What the model would have said after each layer; those that hit on the token that came are framed."""
+    assert look.token is not None
+    found, token = look.prepare()[1], look.seen.ids[look.token]
+    if found is None:
+        return Html("")
+    cells = []
+    for layer, (index, probability, own) in enumerate(zip(found.ids_L, found.probs_L, found.own_L, strict=True), 1):
+        tip = words(
+            "after layer {layer}: {share}; the token that came: {own}",
+            layer=layer,
+            share=percent(float(probability)),
+            own=percent(float(own)),
+        )
+        kind = "guess it" if index == token else "guess"
+        cells.append(
+            el(
+                "span",
+                el("small", str(layer)),
+                el("code", _name(look, int(index))),
+                class_=kind,
+                title=tip,
+                style=f"--s:{probability:.3f}",
+            )
+        )
+    why = words(
+        "What the model would have said had it stopped after each layer; the stronger the shade, the surer. Framed: what came."
+    )
+    return el(
+        "div",
+        el("h3", words("Layer by layer")),
+        el("p", why, class_="why"),
+        el("div", cells, class_="guesses"),
+        class_="part",
+    )
+
+
 def experts(look: Look, words: Words) -> Html:
     """Layers by experts, a cell for each, shaded by the weight that the token gave it."""
     assert look.token is not None
@@ -290,7 +334,7 @@ def experts(look: Look, words: Words) -> Html:
         "In each layer (a row) a router sent this token to a few experts; the figure is each one's share of the work, in per cent."
     )
     if seen.shared:
-        why += " " + words("The striped one is shared by all tokens.")
+        why += words(" The striped one is shared by all tokens.")
     grid = el("div", cells, class_="experts tight" if tight else "experts", style=f"--n:{columns}")
     return el("div", el("h3", words("Experts"), aside), el("p", why, class_="why"), grid, class_="part")
 

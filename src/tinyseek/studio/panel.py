@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from tinyseek.studio.chat_page import ChatPage
 
 
+_PARTS = {
+    "alternatives": inside.alternatives,
+    "guesses": inside.guesses,
+    "experts": inside.experts,
+    "attention": inside.attention,
+}
+
+
 class Panel:
     """What stands at the right of a page, if anything."""
 
@@ -204,11 +212,7 @@ class Panel:
             about = inside.overview(look, words) if look.token is None else inside.token_head(look, words)
         self._part("about", about)
         of_token = look is not None and look.token is not None
-        for name, draw in (
-            ("alternatives", inside.alternatives),
-            ("experts", inside.experts),
-            ("attention", inside.attention),
-        ):
+        for name, draw in _PARTS.items():
             self._part(name, draw(look, words) if look is not None and of_token else "")
         self._show_memory()
 
@@ -237,7 +241,7 @@ class Panel:
         look = self._look
         assert look is not None
         if look.token is not None:  # the arithmetic of a long text takes a while, and is not for the event loop
-            await asyncio.to_thread(look.attention)
+            await asyncio.to_thread(look.prepare)
         if self._look is look:
             self._show_inside()
             self._page.script(f"studio.mark({json.dumps(look.token)})")

@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 
 from tinyseek.engine.blocks import BlockPool, Prefix
 from tinyseek.engine.cache import PagedCache, bytes_per_token, default_tokens
+from tinyseek.engine.loading import load_model
 from tinyseek.engine.options import EngineSettings
 from tinyseek.engine.params import SamplingParams
 from tinyseek.engine.request import Finish, Piece, QueueFullError, Request, TokenLogprob
@@ -34,6 +34,7 @@ from tinyseek.engine.sampler import Drawn, Sampling, sample, told
 from tinyseek.engine.scheduler import Scheduler
 from tinyseek.engine.sequence import Chunk, Outlet
 from tinyseek.engine.sequence import Sequence as Text
+from tinyseek.engine.stats import Meter, Stats
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer
@@ -46,33 +47,7 @@ __all__ = ["Engine", "EngineSettings", "Piece", "QueueFullError", "Request", "Sa
 Result = TypeVar("Result")
 
 SCORED_AT_ONCE = 64  # positions of a prompt whose logits are held at a time: 40 MB for a vocabulary of 150,000
-RECENT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What an engine is doing and has done. Counts are since it was made."""
-
-    running: int = 0  # texts being written
-    waiting: int = 0  # texts whose turn has not come
-    blocks: int = 0  # of the cache
-    blocks_used: int = 0  # held by running texts
-    blocks_cached: int = 0  # held by none, but kept for prompts that begin alike
-    block_size: int = 0  # tokens
-    bytes_per_token: int = 0  # of cache
-    requests: int = 0
-    finished: dict[str, int] = field(default_factory=dict)  # texts by why they ended
-    prompt_tokens: int = 0  # of all requests whose prompt was read
-    cached_tokens: int = 0  # of these, how many the prefix cache saved
-    generated_tokens: int = 0
-    preemptions: int = 0
-    drafted: int = 0  # tokens guessed ahead
-    accepted: int = 0  # of these, how many were right
-    tokens_per_second: float = 0.0  # generated, over the last ten seconds
-    first_token_count: int = 0  # requests whose first token came
-    first_token_seconds: float = 0.0  # summed over these, from submission
-    first_token_recent: tuple[float, ...] = ()  # seconds, of the last thousand
 
 
 class Engine:
@@ -115,12 +90,7 @@ class Engine:
         self._closed = self._aborted = False  # nothing new is taken; nothing goes on
         self._thread: threading.Thread | None = None
 
-        self._requests = self._prompt_tokens = self._generated = 0
-        self._drafted = self._accepted = 0
-        self._finished: Counter[str] = Counter()
-        self._first_count, self._first_seconds = 0, 0.0
-        self._first_recent: deque[float] = deque(maxlen=1000)
-        self._recent: deque[tuple[float, int]] = deque()  # when, how many tokens
+        self._meter = Meter()
 
     def _make_scheduler(self) -> Scheduler:
         settings = self.settings
@@ -134,15 +104,7 @@ class Engine:
             UserError: no model, a damaged one, a tokenizer that does not belong to it, or a device that is not there.
         """
         settings = settings or EngineSettings()
-        device = choose_device(settings.device)
-        tokenizer = Tokenizer.load(folder)
-        model = load_model(folder, settings, device)
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(
-                f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {model.config.vocab_size}: they do not "
-                "belong together; put back the tokenizer that the model was trained with"
-            )
-        return cls(model, tokenizer, settings)
+        return cls(*load_model(folder, settings), settings)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -175,7 +137,7 @@ class Engine:
             if self._open and self._open + params.n > most:
                 raise QueueFullError(f"{self._open} texts are being written or wait already; try again later")
             self._open += params.n
-            self._requests += 1
+            self._meter.requests += 1
             self._inbox.append(texts)
             self._changed.notify_all()
         return request
@@ -305,7 +267,7 @@ class Engine:
             call()
         for text in texts:
             self.scheduler.add(text)
-            self._prompt_tokens += text.prompt if text.index == 0 else 0
+            self._meter.prompt_tokens += text.prompt if text.index == 0 else 0
         for text in [*self.scheduler.running, *self.scheduler.waiting]:
             if text.request.cancelled or self._aborted:
                 self._end(text, "cancelled")
@@ -339,13 +301,13 @@ class Engine:
         logits_RV = self.runner.logits(torch.stack([hidden_D for text, hidden_D in ready if text in texts]))
         with torch.inference_mode():
             drawn = sample(logits_RV, texts)
-        self._count(texts)
+        self._meter.drawn(text.request for text in texts)
         for text, token in zip(texts, drawn, strict=True):
             try:
                 self._append(text, token)
             except Exception as error:
                 _log.exception("a text failed")
-                self._end(text, "error", error=_told(error))
+                self._end(text, "error", error=_named(error))
 
     def _append(self, text: Text, drawn: Drawn) -> None:
         """Add a token to its text, which it may end."""
@@ -385,12 +347,12 @@ class Engine:
     def _end(self, text: Text, finish: Finish, stop: str | int | None = None, error: str | None = None) -> None:
         """A text ends: its blocks are given back, its last piece is handed out."""
         self.scheduler.finish(text)
-        self._told_end(text, finish, stop, error)
+        self._tell_end(text, finish, stop, error)
 
-    def _told_end(self, text: Text, finish: Finish, stop: str | int | None = None, error: str | None = None) -> None:
+    def _tell_end(self, text: Text, finish: Finish, stop: str | int | None = None, error: str | None = None) -> None:
         with self._changed:
             self._open -= 1
-            self._finished[finish] += 1
+            self._meter.finished[finish] += 1
             self._changed.notify_all()
         text.request.deliver(text.outlet.take(text.index, finish, stop, error))
 
@@ -404,7 +366,7 @@ class Engine:
                 again([chunk])
         else:
             _log.error("a step failed", exc_info=error)
-            self._end(chunks[0].sequence, "error", error=_told(error))
+            self._end(chunks[0].sequence, "error", error=_named(error))
 
     def _start_anew(self, error: BaseException) -> None:
         """After a failure that left who knows what behind: end all that ran or waited, and begin with an empty cache."""
@@ -414,7 +376,7 @@ class Engine:
         self.scheduler = self._make_scheduler()
         self.scheduler.preemptions, self.scheduler.reused = preemptions, reused
         for text in texts:
-            self._told_end(text, "error", error=_told(error))
+            self._tell_end(text, "error", error=_named(error))
 
     # ---- the thread ----
 
@@ -470,82 +432,33 @@ class Engine:
 
     # ---- what it tells of itself ----
 
-    def _count(self, texts: list[Text]) -> None:
-        """Note that each of these had a token drawn."""
-        now = time.monotonic()
-        self._generated += len(texts)
-        self._recent.append((now, len(texts)))
-        while self._recent[0][0] < now - RECENT_SECONDS:
-            self._recent.popleft()
-        for text in texts:
-            request = text.request
-            if not request.generated_tokens:
-                waited = now - request.submitted
-                self._first_count, self._first_seconds = self._first_count + 1, self._first_seconds + waited
-                self._first_recent.append(waited)
-            request.generated_tokens += 1
-
     def stats(self) -> Stats:
         """What the engine is doing and has done."""
-        since = time.monotonic() - RECENT_SECONDS
-        recent = [entry for entry in self._recent.copy() if entry[0] >= since]
+        meter, pool = self._meter, self.pool
         with self._changed:
             running = len(self.scheduler.running)
             return Stats(
                 running=running,
                 waiting=self._open - running,
-                blocks=self.pool.total,
-                blocks_used=self.pool.used,
-                blocks_cached=self.pool.cached,
-                block_size=self.pool.block_size,
+                blocks=pool.total,
+                blocks_used=pool.used,
+                blocks_cached=pool.cached,
+                block_size=pool.block_size,
                 bytes_per_token=self.cache.bytes_per_token,
-                requests=self._requests,
-                finished=dict(self._finished),
-                prompt_tokens=self._prompt_tokens,
+                requests=meter.requests,
+                finished=dict(meter.finished),
+                prompt_tokens=meter.prompt_tokens,
                 cached_tokens=self.scheduler.reused,
-                generated_tokens=self._generated,
+                generated_tokens=meter.generated_tokens,
                 preemptions=self.scheduler.preemptions,
-                drafted=self._drafted,
-                accepted=self._accepted,
-                tokens_per_second=sum(count for _, count in recent) / RECENT_SECONDS,
-                first_token_count=self._first_count,
-                first_token_seconds=self._first_seconds,
-                first_token_recent=tuple(self._first_recent.copy()),
+                drafted=meter.drafted,
+                accepted=meter.accepted,
+                tokens_per_second=meter.tokens_per_second,
+                first_token_count=meter.first_token_count,
+                first_token_seconds=meter.first_token_seconds,
+                first_token_recent=meter.first_token_recent,
             )
 
 
-def _told(error: BaseException) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def load_model(folder: str | Path, settings: EngineSettings, device: torch.device) -> CausalLM:
-    """A model in the number format that is asked for. On a CPU whose loops serve it only the matrices are in fewer bits.
-
-    Raises:
-        UserError: no model, or a damaged one.
-    """
-    from tinyseek.engine.compiled import is_compiled
-    from tinyseek.engine.quantize import pack
-
-    short = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device.type == "cuda")
-    whole = torch.bfloat16 if short and device.type != "cpu" else torch.float32
-    model = CausalLM.load(folder, whole, device).eval()
-    if settings.quantize != "none":
-        return pack(model, settings.quantize)
-    if short and is_compiled(model):
-        return pack(model, "bfloat16")
-    return model.bfloat16() if short else model
-
-
-def choose_device(asked: str) -> torch.device:
-    """The device to compute on: "auto" is cuda where there is one, else cpu.
-
-    Raises:
-        UserError: a device that is not there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        asked = "cuda" if there["cuda"] else "cpu"
-    if not there[asked]:
-        raise UserError(f"device={asked}: this machine (or this build of torch) has none; use device=auto")
-    return torch.device(asked)

@@ -150,3 +150,18 @@ def said(*texts: str, finish: str = "stop") -> list[ChatDelta]:
 def scripted(deltas: list[ChatDelta]) -> Answer:
     """A script that always says the same."""
     return lambda *_: deltas
+
+
+class Stage:
+    """A server that stays, and whose model plays one script after another."""
+
+    def __init__(self, server: Running, model: ScriptedChat) -> None:
+        self.server, self.model = server, model
+
+    @contextlib.contextmanager
+    def plays(self, answer: Answer, pause: float = 0.0) -> Iterator[Running]:
+        """The server, with a model that says this and remembers nothing."""
+        self.model.answer, self.model.pause = answer, pause
+        self.model.asked.clear()
+        self.model.cancelled = 0
+        yield self.server

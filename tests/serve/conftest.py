@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_models import LastingEngine, Running, make_folder, running
+from http_models import LastingEngine, Running, ScriptedChat, Stage, make_folder, running, scripted
 
 from tinyseek.engine.options import EngineSettings
 from tinyseek.llm.local import LocalChat
@@ -28,3 +28,11 @@ def tiny(chat: LocalChat) -> Iterator[Running]:
     """The tiny model, served."""
     with running(chat) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def stage(chat: LocalChat) -> Iterator[Stage]:
+    """A server whose model says what a script says."""
+    model = ScriptedChat(chat.engine, scripted([]))
+    with running(model) as server:
+        yield Stage(server, model)

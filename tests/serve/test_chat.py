@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-from http_models import CONTEXT, Running, ScriptedChat, running, said, scripted
+from http_models import CONTEXT, Running, Stage, said, scripted
 from pydantic import BaseModel
 
 from tinyseek.llm.base import ChatDelta, ChatOptions, Message, ToolCallDelta, Usage
@@ -202,7 +202,7 @@ def test_no_tool_is_called_if_none_is_wanted(tiny: Running) -> None:
     assert "tool_calls" not in message
 
 
-def test_streamed_calls_are_written_as_clients_read_them(chat: LocalChat) -> None:
+def test_streamed_calls_are_written_as_clients_read_them(stage: Stage) -> None:
     def answer(messages: Sequence[Message], options: ChatOptions) -> Iterator[ChatDelta]:
         yield ChatDelta(reasoning="hm")
         yield ChatDelta(tool_calls=(ToolCallDelta(0, "call_1", "weather", ""),))
@@ -210,7 +210,7 @@ def test_streamed_calls_are_written_as_clients_read_them(chat: LocalChat) -> Non
         yield ChatDelta(tool_calls=(ToolCallDelta(0, arguments='"Oslo"}'),))
         yield ChatDelta(finish="tool_calls", usage=Usage(5, 9, 2, 1))
 
-    with running(ScriptedChat(chat.engine, answer)) as server:
+    with stage.plays(answer) as server:
         deltas = [chunk["choices"][0]["delta"] for chunk in events(ask(server, stream=True, tools=[WEATHER]).text)]
         assert deltas[1:-1] == [
             {"reasoning_content": "hm"},
@@ -240,9 +240,8 @@ def test_streamed_calls_are_written_as_clients_read_them(chat: LocalChat) -> Non
 # ---- what is asked
 
 
-def test_every_way_to_ask_for_thought(chat: LocalChat) -> None:
-    model = ScriptedChat(chat.engine, scripted(said("x")))
-    with running(model) as server:
+def test_every_way_to_ask_for_thought(stage: Stage) -> None:
+    with stage.plays(scripted(said("x"))) as server:
         for fields, expected in (
             ({}, None),
             ({"thinking": {"type": "enabled"}}, True),
@@ -252,11 +251,10 @@ def test_every_way_to_ask_for_thought(chat: LocalChat) -> None:
             ({"chat_template_kwargs": {"enable_thinking": False}}, False),
         ):
             assert ask(server, **fields).status_code == 200
-            assert model.asked[-1][1].thinking is expected, fields
+            assert stage.model.asked[-1][1].thinking is expected, fields
 
 
-def test_what_a_request_says_reaches_the_model(chat: LocalChat) -> None:
-    model = ScriptedChat(chat.engine, scripted(said("x")))
+def test_what_a_request_says_reaches_the_model(stage: Stage) -> None:
     messages = [
         {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]},
         {"role": "user", "content": "Hi", "name": "Ada"},
@@ -264,7 +262,7 @@ def test_what_a_request_says_reaches_the_model(chat: LocalChat) -> None:
             {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "a", "content": "mild"},
     ]  # fmt: skip
-    with running(model) as server:
+    with stage.plays(scripted(said("x"))) as server:
         answer = ask(
             server,
             messages=messages,
@@ -280,7 +278,7 @@ def test_what_a_request_says_reaches_the_model(chat: LocalChat) -> None:
             unknown_field={"of": "a client"},
         )  # fmt: skip
     assert answer.status_code == 200
-    heard, options = model.asked[0]
+    heard, options = stage.model.asked[0]
     assert heard[0] == {"role": "system", "content": "Be kind."}
     assert heard[2]["reasoning_content"] == "hm"
     assert heard[3] == {"role": "tool", "content": "mild", "tool_call_id": "a"}

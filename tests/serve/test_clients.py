@@ -13,7 +13,7 @@ import hypothesis
 import openai
 import pytest
 import schemathesis
-from http_models import LINES, Running, ScriptedChat, running, said
+from http_models import LINES, Running, ScriptedChat, Stage, running, said
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -76,7 +76,7 @@ def call(name: str, arguments: str) -> Iterator[ChatDelta]:
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize("streamed", [True, False])
-def test_agents_hand_over_and_use_tools(chat: LocalChat, api: str, streamed: bool) -> None:
+def test_agents_hand_over_and_use_tools(stage: Stage, api: str, streamed: bool) -> None:
     import agents
 
     agents.set_tracing_disabled(True)
@@ -108,7 +108,7 @@ def test_agents_hand_over_and_use_tools(chat: LocalChat, api: str, streamed: boo
         await client.close()
         return text, result.final_output, result.last_agent.name
 
-    with running(ScriptedChat(chat.engine, office)) as server:
+    with stage.plays(office) as server:
         assert asyncio.run(run(server)) == ("It is cold in Oslo.", "It is cold in Oslo.", "Weather")
     assert asked == ["Oslo"]
 

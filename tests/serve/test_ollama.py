@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ollama
 import pytest
-from http_models import Running, ScriptedChat, running, said, scripted
+from http_models import Running, Stage, said, scripted
 from pydantic import BaseModel
 
 from tinyseek.engine.params import SamplingParams
@@ -89,7 +89,7 @@ def test_forms(client: ollama.Client) -> None:
     assert (answer.message.content or "").lstrip().startswith("{")
 
 
-def test_tools_and_thought(chat: LocalChat) -> None:
+def test_tools_and_thought(stage: Stage) -> None:
     def answer(messages: Sequence[Message], options: ChatOptions) -> Iterator[ChatDelta]:
         if messages[-1]["role"] == "tool":
             yield from said("It is ", "cold.")
@@ -100,12 +100,11 @@ def test_tools_and_thought(chat: LocalChat) -> None:
         yield ChatDelta(tool_calls=(ToolCallDelta(2, "c", "weather", '{"cut": '),))  # is none
         yield ChatDelta(finish="tool_calls", usage=Usage(3, 4))
 
-    model = ScriptedChat(chat.engine, answer)
-    with running(model) as server:
+    with stage.plays(answer) as server:
         client = ollama.Client(server.url)
         whole = client.chat("tiny", HELLO, tools=[TOOL], think=True)
         parts = list(client.chat("tiny", HELLO, tools=[TOOL], stream=True, think="low"))
-        assert [options.thinking for _, options in model.asked] == [True, True]
+        assert [options.thinking for _, options in stage.model.asked] == [True, True]
         assert "".join(part.message.thinking or "" for part in parts) == whole.message.thinking == "hm"
         streamed = [call for part in parts for call in part.message.tool_calls or []]
         for calls in (whole.message.tool_calls or [], streamed):
@@ -120,7 +119,7 @@ def test_tools_and_thought(chat: LocalChat) -> None:
             {"role": "tool", "content": "x"},
         ]
         assert client.chat("tiny", after).message.content == "It is cold."  # type: ignore[arg-type]
-        heard = model.asked[-1][0]
+        heard = stage.model.asked[-1][0]
         assert [call["id"] for call in heard[1]["tool_calls"]] == [message["tool_call_id"] for message in heard[2:]]
         assert json.loads(heard[1]["tool_calls"][0]["function"]["arguments"]) == {"city": "Oslo"}
 
@@ -132,7 +131,7 @@ def test_embeddings(tiny: Running, client: ollama.Client, chat: LocalChat) -> No
     assert np.allclose(client.embeddings("tiny", "a river").embedding, expected[0], atol=1e-6)
 
 
-def test_errors_are_text(tiny: Running, client: ollama.Client, chat: LocalChat) -> None:
+def test_errors_are_text(tiny: Running, client: ollama.Client, stage: Stage) -> None:
     with pytest.raises(ollama.ResponseError, match="not served here") as error:
         client.chat("gemma", HELLO)
     assert error.value.status_code == 404
@@ -156,17 +155,17 @@ def test_errors_are_text(tiny: Running, client: ollama.Client, chat: LocalChat) 
         yield ChatDelta(content="One")
         raise RuntimeError("the secret of the house")
 
-    with running(ScriptedChat(chat.engine, breaks, pause=0.05)) as server:
+    with stage.plays(breaks, pause=0.05) as server:
         lines = server.post("/api/chat", {"model": "tiny", "messages": HELLO}).text.splitlines()
         assert json.loads(lines[0])["message"]["content"] == "One"
         assert set(json.loads(lines[-1])) == {"error"}
         assert "secret" not in lines[-1]
 
 
-def test_a_line_stays_one(chat: LocalChat) -> None:
+def test_a_line_stays_one(stage: Stage) -> None:
     """Python's own idea of a line's end is wider than JSON's, and clients have it."""
     odd = "a\u2028b\u2029c\x85d\x0be\x1cf\r\ng"
-    with running(ScriptedChat(chat.engine, scripted(said(odd)))) as server:
+    with stage.plays(scripted(said(odd))) as server:
         client = ollama.Client(server.url)
         assert client.chat("tiny", HELLO).message.content == odd
         assert "".join(part.message.content or "" for part in client.chat("tiny", HELLO, stream=True)) == odd
@@ -176,6 +175,6 @@ def test_a_line_stays_one(chat: LocalChat) -> None:
         assert lines[1]["choices"][0]["delta"]["content"] == odd
 
 
-def test_an_unfinished_sentence_is_said_as_it_is(chat: LocalChat) -> None:
-    with running(ScriptedChat(chat.engine, scripted(said("One", finish="length")))) as server:
+def test_an_unfinished_sentence_is_said_as_it_is(stage: Stage) -> None:
+    with stage.plays(scripted(said("One", finish="length"))) as server:
         assert ollama.Client(server.url).chat("tiny", HELLO).done_reason == "length"

@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from http_models import Running, ScriptedChat, running, said, scripted
+from http_models import Running, ScriptedChat, Stage, running, said, scripted
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseOutputMessage
 from pydantic import BaseModel
 
@@ -63,8 +63,8 @@ def test_an_answer_whole_and_streamed(client: openai.OpenAI, chat: LocalChat) ->
     assert told == expected
 
 
-def test_the_events_of_a_stream(chat: LocalChat) -> None:
-    with running(ScriptedChat(chat.engine, everything)) as server:
+def test_the_events_of_a_stream(stage: Stage) -> None:
+    with stage.plays(everything) as server:
         client = client_of(server)
         events = list(client.responses.create(model="tiny", input="Hi", tools=[TOOL], stream=True))
         whole = client.responses.create(model="tiny", input="Hi", tools=[TOOL])
@@ -100,12 +100,12 @@ def test_the_events_of_a_stream(chat: LocalChat) -> None:
         assert response.usage.output_tokens_details.reasoning_tokens == 3
 
 
-def test_an_answer_that_breaks_off_says_so(chat: LocalChat) -> None:
+def test_an_answer_that_breaks_off_says_so(stage: Stage) -> None:
     def answer(messages: Sequence[Message], options: ChatOptions) -> Iterator[ChatDelta]:
         yield ChatDelta(content="One")
         raise RuntimeError("the secret of the house")
 
-    with running(ScriptedChat(chat.engine, answer, pause=0.05)) as server:
+    with stage.plays(answer, pause=0.05) as server:
         last = list(client_of(server).responses.create(model="tiny", input="Hi", stream=True))[-1]
         assert last.type == "response.failed"
         assert last.response.error is not None
@@ -145,14 +145,13 @@ def test_a_tool_is_called_and_answered(client: openai.OpenAI) -> None:
     assert after.usage.input_tokens == same.usage.input_tokens
 
 
-def test_going_on_from_an_answer(chat: LocalChat) -> None:
-    model = ScriptedChat(chat.engine, scripted(said("Well.")))
-    with running(model) as server:
+def test_going_on_from_an_answer(stage: Stage) -> None:
+    with stage.plays(scripted(said("Well."))) as server:
         client = client_of(server)
         first = client.responses.create(model="tiny", input="Hi", instructions="Be brief.")
         second = client.responses.create(model="tiny", input="And?", previous_response_id=first.id)
-        assert model.asked[0][0][0] == {"role": "system", "content": "Be brief."}
-        assert [message["content"] for message in model.asked[1][0]] == ["Hi", "Well.", "And?"]
+        assert stage.model.asked[0][0][0] == {"role": "system", "content": "Be brief."}
+        assert [message["content"] for message in stage.model.asked[1][0]] == ["Hi", "Well.", "And?"]
         assert client.responses.retrieve(second.id).output_text == "Well."
         items = client.responses.input_items.list(second.id).data
         assert [item.content[0].text for item in items] == ["And?"]  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_models import Running, ScriptedChat, running, said, scripted
+from http_models import Running, ScriptedChat, Stage, running, said, scripted
 
 from tinyseek.cli import main
 from tinyseek.errors import UserError
@@ -68,15 +68,14 @@ def test_a_client_that_hangs_up_frees_its_blocks(tiny: Running, chat: LocalChat)
         assert stats().finished.get("cancelled", 0) >= before + 1, path
 
 
-def test_a_client_that_hangs_up_while_it_waits(chat: LocalChat) -> None:
-    model = ScriptedChat(chat.engine, scripted(said("x")), pause=30)
-    with running(model) as server:
+def test_a_client_that_hangs_up_while_it_waits(stage: Stage) -> None:
+    with stage.plays(scripted(said("x")), pause=30) as server:
         for streamed in (True, False):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(
                     f"{server.url}/v1/chat/completions", json={**CHAT, "stream": streamed}, timeout=0.2, verify=False
                 )
-        assert until(lambda: model.cancelled == 2)
+        assert until(lambda: stage.model.cancelled == 2)
 
 
 def test_a_client_that_does_not_read_is_cut_off(chat: LocalChat) -> None:
@@ -120,16 +119,16 @@ def test_an_answer_that_takes_too_long(chat: LocalChat) -> None:
         lines = [line for line in server.post("/v1/chat/completions", CHAT).text.split("\n\n") if line]
         assert json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == "timeout"
         assert lines[-1] == "data: [DONE]"
-        assert model.cancelled == 2
+        assert until(lambda: model.cancelled == 2)
         errors = re.findall(r'tinyseek_errors_total\{code="504"\} (\d+)', server.get("/metrics").text)
         assert errors == ["2"]
 
 
-def test_a_fault_is_told_without_its_story(chat: LocalChat, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_told_without_its_story(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     def breaks(*_: Any) -> Iterator[ChatDelta]:
         raise RuntimeError("the secret of the house")
 
-    with running(ScriptedChat(chat.engine, breaks)) as server:
+    with stage.plays(breaks) as server:
         for path, body in (
             ("/v1/chat/completions", CHAT),
             ("/v1/chat/completions", {**CHAT, "stream": False}),

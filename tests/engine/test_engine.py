@@ -144,10 +144,13 @@ def test_stop_strings(
         assert ids_of(pieces) == tokens[: len(ids_of(pieces))]
 
 
-def test_stop_strings_that_are_control_tokens_end_the_text_as_tokens(engine: Engine, tokenizer: Tokenizer) -> None:
-    tokens = [*tokenizer.encode("fox"), tokenizer.controls["<｜User｜>"], *tokenizer.encode("dog")]
-    pieces = said(engine, tokens, stop=("<｜User｜>",))
-    assert (text_of(pieces), pieces[-1].finish, pieces[-1].stop) == ("fox", "stop", "<｜User｜>")
+@pytest.mark.parametrize("mark", ["<｜User｜>", "</think>"])
+def test_stop_strings_that_are_control_tokens_are_met_as_tokens_and_as_letters(
+    engine: Engine, tokenizer: Tokenizer, mark: str
+) -> None:
+    for middle in ([tokenizer.controls[mark]], tokenizer.encode(mark)):
+        pieces = said(engine, [*tokenizer.encode("fox"), *middle, *tokenizer.encode("dog")], stop=(mark,))
+        assert (text_of(pieces), pieces[-1].finish, pieces[-1].stop) == ("fox", "stop", mark)
 
 
 def test_before_min_tokens_nothing_stops(engine: Engine, tokenizer: Tokenizer) -> None:
@@ -640,7 +643,7 @@ def test_a_drain_ends_when_its_time_is_over(model: CausalLM) -> None:
     request = engine.submit([1], SamplingParams(max_tokens=200))
     started = time.monotonic()
     engine.close(0.2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     pieces = list(request)
     assert pieces[-1].finish == "cancelled"
     assert len(ids_of(pieces)) > 1

@@ -31,7 +31,7 @@ MODELS = {
     "gqa-window": ModelConfig(**{**CONFIGS["qwen2-window"].plain(), **LAYERS}),
     "gpt2": ModelConfig(model_type="gpt2", **{**SMALL, **LAYERS}, tie_word_embeddings=True),
 }
-MIXES = 60  # of each model
+MIXES = 45  # of each model
 VOCABULARY = 97
 TIE = 1e-4  # logits nearer than this may change places by rounding
 
@@ -177,7 +177,7 @@ def test_mixes_equal_recomputation(name: str) -> None:
     print(f"{written} tokens, {ties} ties, {preempted} preemptions, {reused} prompt tokens reused")
     assert ties * 1000 <= written
     assert preempted > 5
-    assert reused > 100
+    assert reused > 50
 
 
 @pytest.mark.parametrize("name", MODELS)

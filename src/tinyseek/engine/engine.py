@@ -163,11 +163,9 @@ class Engine:
         stops: dict[int, str | int] = {token: token for token in params.stop_ids}
         if self._tokenizer and not params.ignore_eos:
             stops |= {token: token for token in self._tokenizer.stop_ids}
-        strings = params.stop
-        if strings:  # a control token spelt out can be met as a token only: it adds nothing to the text
+        if params.stop:  # a control token spelt out is met as a token too, which may add nothing to the text
             controls = self.tokenizer.controls
-            stops |= {controls[string]: string for string in strings if string in controls}
-            strings = tuple(string for string in strings if string not in controls)
+            stops |= {controls[string]: string for string in params.stop if string in controls}
         matcher = None
         if params.constraint is not None:
             from tinyseek.engine.grammar import Matcher
@@ -182,7 +180,7 @@ class Engine:
                 beginning,
                 limit,
                 stops,
-                Outlet(self._tokenizer, strings),
+                Outlet(self._tokenizer, params.stop),
                 Sampling(params, index),
                 matcher.copy() if matcher else None,
             )

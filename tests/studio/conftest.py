@@ -98,7 +98,6 @@ def browser(servers: dict[str, Served]) -> Iterator[Any]:
 class Visitor:
     """Someone with a browser of their own, and what went wrong in it."""
 
-    browser: Any
     server: Served
     context: Any
     troubles: list[str] = field(default_factory=list)
@@ -120,19 +119,33 @@ class Visitor:
             self.troubles.append(f"request: {request.url}")
 
 
+_USUAL = {"viewport": {"width": 1280, "height": 800}, "locale": "en-US", "reduced_motion": "reduce"}
+
+
+@pytest.fixture(scope="session")
+def usual(browser: Any) -> Any:
+    """A browser context for whoever comes first: it keeps the page's scripts, and forgets who came before."""
+    return browser.new_context(**_USUAL)
+
+
 @pytest.fixture
-def visit(browser: Any, server: Served) -> Iterator[Any]:
+def visit(browser: Any, server: Served, usual: Any) -> Iterator[Any]:
     """Makes visitors; at the end none of them may have met an error, or a request to anywhere else."""
     visitors: list[Visitor] = []
 
     def come(**how: Any) -> Visitor:
-        options = {"viewport": {"width": 1280, "height": 800}, "locale": "en-US", "reduced_motion": "reduce", **how}
-        visitors.append(Visitor(browser, server, browser.new_context(**options)))
+        first = not how and all(visitor.context is not usual for visitor in visitors)
+        if first:
+            usual.clear_cookies()
+        visitors.append(Visitor(server, usual if first else browser.new_context(**{**_USUAL, **how})))
         return visitors[-1]
 
     yield come
     for visitor in visitors:
-        visitor.context.close()
+        for page in visitor.context.pages:
+            page.close()
+        if visitor.context is not usual:
+            visitor.context.close()
     log = server.log.read_text()
     assert "Traceback" not in log, log
     assert [trouble for visitor in visitors for trouble in visitor.troubles] == []

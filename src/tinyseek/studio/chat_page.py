@@ -289,9 +289,10 @@ class ChatPage:
                 self._reload()
 
     def _leave(self) -> None:
-        self._stop_following()
+        if self._following is not None:
+            self._following.cancel()
         self.shared.leave(self.owner, self._heard)
-        self.panel.forget()
+        self.panel.release()
 
     # ---- what is clicked and typed ----
 
@@ -477,15 +478,15 @@ class ChatPage:
         self.panel.open("settings")
 
     async def act_inside(self, _: Said) -> None:
-        """The toggle at the top: the last answer."""
-        answers = [
-            view.message for view in self.views.values() if view.message.role == "assistant" and not view.message.empty
-        ]
+        """The toggle at the top: the last answer that is written."""
+        answers = [message for view in self.views.values() if _is_answer(message := view.message)]
         await self.panel.toggle_inside(answers[-1] if answers else None)
 
     async def act_look(self, said: Said) -> None:
         """The eye under an answer."""
-        await self.panel.toggle_inside(self.message(said.get("id")))
+        message = self.message(said.get("id"))
+        if message is not None and _is_answer(message):
+            await self.panel.toggle_inside(message)
 
     def panel_changed(self) -> None:
         """The panel was opened or closed."""
@@ -527,6 +528,11 @@ class ChatPage:
 def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
     """HTML of ours, in which all text is escaped or sanitised already."""
     return ui.html(content, sanitize=False, tag=tag).classes(classes)
+
+
+def _is_answer(message: Message) -> bool:
+    """Whether there is something to look into."""
+    return message.role == "assistant" and message.state != "writing" and not message.empty
 
 
 def _on(classes: str, chosen: bool) -> str:

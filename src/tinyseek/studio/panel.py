@@ -75,6 +75,11 @@ class Panel:
             if self.shows == "inside":
                 self._show_inside()
 
+    def release(self) -> None:
+        """The page is gone: let go of what was looked into."""
+        self._asked += 1
+        self._look = None
+
     def changed(self) -> None:
         """Another conversation, or an answer that ended."""
         if self.shows == "inside":

@@ -140,7 +140,10 @@
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || document.body.classList.contains("q-body--dialog")) return;
     const typing = event.target.matches?.("input, textarea");
-    if (event.key === "Escape") {
+    if (event.key === "Escape" && event.target.matches?.(".rename-text")) {
+      event.target.value = event.target.defaultValue;
+      event.target.blur();
+    } else if (event.key === "Escape") {
       const stop = one(".composer.busy .stop") ?? one('[data-act="cancel-edit"]') ?? one('[data-act="close-panel"]');
       if (one(".studio.drawer")) studio.drawer(false);
       else stop?.click();

@@ -16,14 +16,13 @@ from typing import Any
 from nicegui import background_tasks, ui
 
 from tinyseek.errors import UserError
-from tinyseek.evaluate.page import Html, el, join
-from tinyseek.studio import pieces
+from tinyseek.evaluate.page import el, join
+from tinyseek.studio import frame, pieces
 from tinyseek.studio.answering import Answering
 from tinyseek.studio.chats import Conversation, Message
 from tinyseek.studio.message_view import MessageView
 from tinyseek.studio.options import Talk
 from tinyseek.studio.panel import Panel
-from tinyseek.studio.pieces import button, icon
 from tinyseek.studio.shared import BusyError, Shared
 from tinyseek.studio.words import Words
 
@@ -52,7 +51,6 @@ _ON_CHANGE = """(e) => {
 }"""
 _ON_FIND = """(e) => { if (e.target.matches(".find input")) emit({ act: "find", text: e.target.value }); }"""
 _LONGEST_REST = 0.5  # seconds between two pictures of a growing answer, at most
-_THEMES = {"auto": ("half", "Theme: as the system"), "light": ("sun", "Theme: light"), "dark": ("moon", "Theme: dark")}
 
 
 class ChatPage:
@@ -93,17 +91,17 @@ class ChatPage:
         words = self.words
         with ui.element("div").classes("studio") as self.root:
             with ui.element("nav").classes("side").props(f'aria-label="{words("Conversations")}"'):
-                _html(self._side_top())
+                _html(frame.side_top(words))
                 self.list = _html("", "list")
-                self.foot = _html(self._side_foot(), "foot")
+                self.foot = _html("", "foot")
             with ui.element("main").classes("talk"):
                 self.top = _html("", "top", tag="header")
                 with ui.element("div").classes("scroll"):
                     self.thread = ui.element("div").classes("thread").props('role="log"')
                 with ui.element("div").classes("dock"):
                     with ui.element("div").classes("composer") as self.composer:
-                        _html(self._composer(), "inside")
-                    _html(self._hint(), "hint")
+                        _html(frame.composer(words), "inside")
+                    _html(frame.hint(words), "hint")
             self.panel = Panel(self)
             _html(el("div", class_="veil", data_act="close-drawer"))
             self.snack = _html("", "snack").props('role="status"')
@@ -113,72 +111,19 @@ class ChatPage:
         self.root.on("change", self._acted, js_handler=_ON_CHANGE)
         self.root.on("input", self._acted, js_handler=_ON_FIND, throttle=0.2)
         self._show_list()
-
-    def _side_top(self) -> Html:
-        words = self.words
-        field = el(
-            "input", type="search", placeholder=words("Search"), aria_label=words("Search conversations"), maxlength=200
-        )
-        return join(
-            el("div", pieces.MARK, "tinyseek", button("close-drawer", words("Close"), icon("close")), class_="brand"),
-            el("button", icon("plus"), words("New chat"), type="button", class_="new", data_act="new"),
-            el("div", icon("search"), field, class_="find"),
-        )
-
-    def _side_foot(self) -> Html:
-        words = self.words
-        drawing, label = _THEMES[self.theme]
-        return join(
-            el("span", self.shared.chat.name, class_="model", title=self.shared.chat.name),
-            button("theme", words(label), icon(drawing)),
-            button("language", words("Language"), "中文" if words.language == "en" else "EN", class_="quiet lang"),
-        )
+        self._show_foot()
 
     def _show_top(self) -> None:
-        words, panel = self.words, self.panel
-        title = self.place.title if self.place else words("New chat")
-        looks = button(
-            "inside",
-            words("Look inside"),
-            icon("eye"),
-            el("span", words("Look inside")),
-            class_=_on("labelled", panel.shows == "inside"),
-        )
-        settings = button("settings", words("Settings"), icon("sliders"), class_=_on("", panel.shows == "settings"))
-        self.top.content = join(
-            button("drawer", words("Conversations"), icon("menu"), class_="quiet burger"),
-            el("h1", title),
-            looks if self.shared.local is not None else "",
-            settings,
-        )
+        title = self.place.title if self.place else self.words("New chat")
+        self.top.content = frame.top(title, self.shared.local is not None, self.panel.shows, self.words)
 
-    def _composer(self) -> Html:
-        words = self.words
-        area = el(
-            "textarea",
-            id="ask",
-            rows=1,
-            placeholder=words("Ask anything"),
-            aria_label=words("Message"),
-            maxlength=200_000,
-            autocomplete="off",
-        )
-        return join(
-            area,
-            button("send", words("Send"), icon("up"), class_="go send"),
-            button("stop", words("Stop"), el("i"), class_="go stop"),
-            button("down", words("To the end"), icon("down"), class_="down"),
-        )
-
-    def _hint(self) -> Html:
-        words = self.words
-        keys = [("Enter", "sends"), ("Shift+Enter", "new line"), ("Esc", "stops")]
-        return join(*(el("span", el("kbd", key), " ", words(does), "  ") for key, does in keys))
+    def _show_foot(self) -> None:
+        self.foot.content = frame.side_foot(self.shared.chat.name, self.theme, self.words)
 
     def _show_list(self) -> None:
         found = self.shared.chats.find(self.owner, self._search)
         here = self.place.id if self.place else None
-        self.list.content = pieces.listed(
+        self.list.content = frame.listed(
             found, here, self.shared.answers, self.words, bool(self._search), self._renaming
         )
 
@@ -462,10 +407,10 @@ class ChatPage:
         self.shared.tell(self.owner, None, but=self._heard)
 
     def act_theme(self, _: Said) -> None:
-        order = list(_THEMES)
+        order = list(frame.THEMES)
         self.theme = order[(order.index(self.theme) + 1) % len(order)]
         self.shared.chats.remember(self.owner, theme=self.theme)
-        self.foot.content = self._side_foot()
+        self._show_foot()
         self._script(f"studio.theme({json.dumps(self.theme)})")
 
     def act_language(self, _: Said) -> None:
@@ -533,10 +478,6 @@ def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
 def _is_answer(message: Message) -> bool:
     """Whether there is something to look into."""
     return message.role == "assistant" and message.state != "writing" and not message.empty
-
-
-def _on(classes: str, chosen: bool) -> str:
-    return " ".join(["quiet", *classes.split(), *(["on"] if chosen else [])])
 
 
 def _int(value: object) -> int:

@@ -13,6 +13,7 @@ from tinyseek.errors import UserError
 from tinyseek.evaluate.page import el, join
 from tinyseek.studio import form, inside
 from tinyseek.studio.chats import Message
+from tinyseek.studio.memory import cache_meter
 from tinyseek.studio.options import Talk
 from tinyseek.studio.pieces import button, icon
 
@@ -226,7 +227,7 @@ class Panel:
         answers = [view.message for view in self._page.views.values() if view.message.role == "assistant"]
         chosen = self._page.message(self._look.message) if self._look else answers[-1] if answers else None
         stats = self._page.shared.stats()
-        self._part("memory", inside.cache_meter(chosen.facts if chosen else {}, stats, self._look, self._words))
+        self._part("memory", cache_meter(chosen.facts if chosen else {}, stats, self._look, self._words))
 
     async def act_token(self, said: dict[str, Any]) -> None:
         """A token was clicked."""

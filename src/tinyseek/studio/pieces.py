@@ -1,4 +1,4 @@
-"""The page's own HTML, from plain values: the list, the messages and what stands around them. Text is escaped where it enters.
+"""The page's own HTML, from plain values: the messages and what can be done with them. Text is escaped where it enters.
 
 Buttons carry `data-act` and what it acts on; the page listens once for all of them.
 """
@@ -6,11 +6,10 @@ Buttons carry `data-act` and what it acts on; the page listens once for all of t
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tinyseek.evaluate.page import Child, Html, el, join
-from tinyseek.studio.chats import Conversation, Message
+from tinyseek.studio.chats import Message
 from tinyseek.studio.words import Words
 
 _ICONS = {
@@ -50,79 +49,6 @@ def icon(name: str) -> Html:
 def button(act: str, label: str, *inside: Child, class_: str = "quiet", **data: str | float | None) -> Html:
     """A button that says what it does to those who cannot see its picture."""
     return el("button", *inside, type="button", class_=class_, title=label, aria_label=label, data_act=act, **data)
-
-
-# ---- the list of conversations ----
-
-
-def listed(
-    conversations: Sequence[Conversation],
-    here: str | None,
-    live: Collection[str],
-    words: Words,
-    searched: bool = False,
-    renaming: str | None = None,
-) -> Html:
-    """The conversations by when they were used last; of those in `live` an answer is being written."""
-    if not conversations:
-        return el("p", words("Nothing found." if searched else "No conversations yet."), class_="none")
-    groups: dict[str, list[Html]] = {}
-    for conversation in conversations:
-        item = (
-            _renamed(conversation, words)
-            if conversation.id == renaming
-            else _item(conversation, conversation.id == here, conversation.id in live, words)
-        )
-        groups.setdefault(_day(conversation.updated), []).append(item)
-    return join(*(join(el("h3", words(day)), *items) for day, items in groups.items()))
-
-
-def _item(conversation: Conversation, current: bool, live: bool, words: Words) -> Html:
-    title = conversation.title
-    return el(
-        "div",
-        el(
-            "button",
-            title,
-            type="button",
-            class_="open",
-            data_act="open",
-            data_id=conversation.id,
-            title=title,
-            aria_current="page" if current else None,
-        ),
-        el("i", class_="live", title=words("Writing")) if live else "",
-        button("rename", words("Rename"), icon("pen"), data_id=conversation.id),
-        button("delete", words("Delete"), icon("bin"), data_id=conversation.id),
-        class_="item here" if current else "item",
-    )
-
-
-def _renamed(conversation: Conversation, words: Words) -> Html:
-    """A conversation whose title is being typed."""
-    title = el(
-        "input",
-        class_="rename-text",
-        value=conversation.title,
-        data_id=conversation.id,
-        aria_label=words("Rename"),
-        maxlength=120,
-    )
-    return el("div", title, class_="item")
-
-
-def _day(moment: float) -> str:
-    today = time.localtime()
-    then = time.localtime(moment)
-    midnight = time.mktime((*today[:3], 0, 0, 0, *today[6:]))
-    if then[:3] == today[:3] or moment >= midnight:
-        return "Today"
-    if moment >= midnight - 86_400:
-        return "Yesterday"
-    return "Last seven days" if moment >= midnight - 6 * 86_400 else "Earlier"
-
-
-# ---- messages ----
 
 
 def welcome(words: Words, tries: Sequence[tuple[str, str]], name: str) -> Html:

@@ -35,10 +35,10 @@ class _RMSNorm(torch.autograd.Function):
         normed, inverse, weight_D = ctx.saved_tensors
         dout, wide_D = grads[0].float(), weight_D.float()
         product = dout * normed
-        dweight_D = product.flatten(0, -2).sum(0)
+        dweight_D = product.flatten(0, -2).sum(0).to(weight_D.dtype) if ctx.needs_input_grad[1] else None
         share = (product @ wide_D).unsqueeze(-1).div_(normed.shape[-1])  # mean of dout * weight * normed
         dx = (dout * wide_D).addcmul_(normed, share, value=-1.0).mul_(inverse)
-        return dx.to(ctx.dtype), dweight_D.to(weight_D.dtype), None
+        return dx.to(ctx.dtype), dweight_D, None
 
 
 class RMSNorm(nn.Module):

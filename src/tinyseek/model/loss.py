@@ -18,9 +18,9 @@ IGNORED = -100
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block: int) -> Tensor:
-        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        dhidden_ND = torch.empty_like(hidden_ND) if needs_grad else None
-        dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_grad else None
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        dhidden_ND = torch.empty_like(hidden_ND) if wants_hidden else None
+        dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], block):
             rows = slice(start, start + block)
@@ -31,15 +31,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             odds_nV = logits_nV.sub_(top_n1).exp_()
             sum_n1 = odds_nV.sum(-1, keepdim=True)
             total += (sum_n1.log() - picked_n1).sum()
-            if dhidden_ND is not None and dweight_VD is not None:
+            if wants_hidden or wants_weight:
                 # d loss / d logits = softmax - one_hot, made in place.
                 slope_nV = odds_nV.div_(sum_n1)
                 slope_nV.scatter_add_(-1, target_n1, torch.full_like(picked_n1, -1.0))
                 slope_nV = slope_nV.to(hidden_ND.dtype)
-                torch.mm(slope_nV, weight_VD, out=dhidden_ND[rows])
-                if dweight_VD.dtype == slope_nV.dtype:
+                if dhidden_ND is not None:
+                    torch.mm(slope_nV, weight_VD, out=dhidden_ND[rows])
+                if dweight_VD is not None and dweight_VD.dtype == slope_nV.dtype:
                     dweight_VD.addmm_(slope_nV.T, hidden_ND[rows])
-                else:
+                elif dweight_VD is not None:
                     dweight_VD += slope_nV.T @ hidden_ND[rows]
         ctx.save_for_backward(dhidden_ND, dweight_VD)
         ctx.weight_dtype = weight_VD.dtype
@@ -48,7 +49,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dhidden_ND, dweight_VD = ctx.saved_tensors
-        return dhidden_ND * grads[0].to(dhidden_ND.dtype), (dweight_VD * grads[0]).to(ctx.weight_dtype), None, None
+        return (
+            None if dhidden_ND is None else dhidden_ND * grads[0].to(dhidden_ND.dtype),
+            None if dweight_VD is None else (dweight_VD * grads[0]).to(ctx.weight_dtype),
+            None,
+            None,
+        )
 
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block: int = 256) -> Tensor:
@@ -67,6 +73,8 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+    elif not weight_VD.requires_grad:  # a frozen head may be held in fewer bits
+        weight_VD = weight_VD.to(hidden_ND.dtype)
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_ND, weight_VD, targets_N, block
     )

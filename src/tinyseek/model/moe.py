@@ -6,7 +6,7 @@ Sources: DeepSeekMoE (arXiv 2401.06066); DeepSeek-V3 report (arXiv 2412.19437) e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,30 @@ from tinyseek.model.config import ModelConfig
 from tinyseek.model.layers import MLP
 
 
+class WeightChange(Protocol):
+    """A change of a weight that lies beside it (lora.Change)."""
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The changed weight."""
+        ...
+
+
 class Router(nn.Module):
-    """Chooses each token's experts. `e_score_correction_bias` moves the choice only, never the weight, and has no gradient."""
+    """Chooses each token's experts. `e_score_correction_bias` moves the choice only, never the weight, and has no gradient.
+
+    A router whose weight is frozen is a finished one: its bias stays where it is, and no balance loss is taken on it.
+    """
 
     e_score_correction_bias: Tensor
     load_E: Tensor
+    change: WeightChange | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.experts, self.active = config.n_routed_experts, config.num_experts_per_tok
         self.weight = nn.Parameter(torch.empty(self.experts, config.hidden_size))
+        self.change = None
         self.register_buffer(
             "e_score_correction_bias", torch.zeros(self.experts), persistent=config.topk_method == "noaux_tc"
         )
@@ -43,7 +56,8 @@ class Router(nn.Module):
             Expert indices [N, A], float32 weights [N, A], float32 scores [N, E] of all experts.
         """
         with torch.autocast(x_ND.device.type, enabled=False):  # a choice between near equals wants all its digits
-            affinity_NE = F.linear(x_ND.float(), self.weight.float())
+            weight_ED = self.weight.float() if self.change is None else self.change.of(self.weight)
+            affinity_NE = F.linear(x_ND.float(), weight_ED)
         scores_NE = affinity_NE.sigmoid() if self.config.scoring_func == "sigmoid" else affinity_NE.softmax(dim=-1)
         chosen_NA = self._choose(scores_NE.detach())
         weights_NA = scores_NE.gather(-1, chosen_NA)
@@ -89,7 +103,7 @@ class Router(nn.Module):
 
         Once an optimiser step, so that accumulation sees one bias throughout.
         """
-        if self.config.topk_method == "noaux_tc":
+        if self.config.topk_method == "noaux_tc" and self.weight.requires_grad:
             self.e_score_correction_bias += self.config.balance_bias_rate * (self.load_E.mean() - self.load_E).sign()
         self.load_E.zero_()
 
@@ -99,7 +113,7 @@ class GroupedMLP(torch.autograd.Function):
 
     One matrix product an expert, written straight into one output: no padding, no copies of weights, and in the backward no
     zero-filled gradients of slices, which is what makes a loop over `x[start:end]` slow under autograd. The gate's activation is
-    computed again in the backward rather than kept.
+    computed again in the backward rather than kept, and frozen weights get no gradient.
     """
 
     @staticmethod
@@ -107,7 +121,7 @@ class GroupedMLP(torch.autograd.Function):
         inner_MJ = grouped_product(x_MD, gate_up_EJD.mT, counts)
         gate_MI, up_MI = inner_MJ.chunk(2, dim=-1)
         out_MD = grouped_product(F.silu(gate_MI) * up_MI, down_EDI.mT, counts)
-        ctx.save_for_backward(x_MD, gate_up_EJD, down_EDI, inner_MJ)
+        ctx.save_for_backward(x_MD if ctx.needs_input_grad[1] else None, gate_up_EJD, down_EDI, inner_MJ)
         ctx.counts = counts
         return out_MD
 
@@ -118,13 +132,13 @@ class GroupedMLP(torch.autograd.Function):
         gate_MI, up_MI = inner_MJ.chunk(2, dim=-1)
         gate_silu = F.silu(gate_MI)
         dhidden_MI = grouped_product(dout_MD, down_EDI, counts)
-        ddown_EDI = grouped_outer(dout_MD, gate_silu * up_MI, counts)
+        ddown_EDI = grouped_outer(dout_MD, gate_silu * up_MI, counts) if ctx.needs_input_grad[2] else None
         dinner_MJ = torch.empty_like(inner_MJ)
         dgate_MI, dup_MI = dinner_MJ.chunk(2, dim=-1)
         torch.mul(dhidden_MI, gate_silu, out=dup_MI)
         torch.ops.aten.silu_backward.grad_input(dhidden_MI * up_MI, gate_MI, grad_input=dgate_MI)
-        dgate_up_EJD = grouped_outer(dinner_MJ, x_MD, counts)
-        dx_MD = grouped_product(dinner_MJ, gate_up_EJD, counts)
+        dgate_up_EJD = grouped_outer(dinner_MJ, x_MD, counts) if ctx.needs_input_grad[1] else None
+        dx_MD = grouped_product(dinner_MJ, gate_up_EJD, counts) if ctx.needs_input_grad[0] else None
         return dx_MD, dgate_up_EJD, ddown_EDI, None
 
 
@@ -201,7 +215,7 @@ class MixtureOfExperts(nn.Module):
         balance = None
         if self.training:
             self.gate.count(chosen_NA)
-            if self.balanced:
+            if self.balanced and self.gate.weight.requires_grad:
                 balance = self.gate.balance_loss(chosen_NA, scores_NE, x_BTD.shape[0])
         few = x_ND.shape[0] * chosen_NA.shape[1] <= 8 and not torch.is_grad_enabled()
         out_ND = (self.experts.few if few else self.experts)(x_ND, chosen_NA, weights_NA)

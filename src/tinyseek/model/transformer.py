@@ -147,7 +147,7 @@ class CausalLM(nn.Module):
         documents_BT: Tensor | None = None,
         denominator: Tensor | float | None = None,
     ) -> Losses:
-        """The training losses of a batch, with every depth of multi-token prediction.
+        """The training losses of a batch, with every depth of multi-token prediction that is trained.
 
         Args:
             targets_BT: the token after each position, or -100 where nothing is to be learned.
@@ -162,7 +162,9 @@ class CausalLM(nn.Module):
         by = tokens.clamp(min=1) if denominator is None else denominator
         following = self._cross_entropy(hidden_BTD, targets_BT) / by
         ahead = following.new_zeros(())
-        for depth, module in enumerate(self.mtp, start=1):
+        # Modules that are frozen are left as they are by what the trunk learns, too.
+        ahead_of = self.mtp if any(parameter.requires_grad for parameter in self.mtp.parameters()) else ()
+        for depth, module in enumerate(ahead_of, start=1):
             assert isinstance(module, MTPModule)
             targets = targets_BT[:, depth:]
             if documents_BT is not None:  # a prediction across the border of a document teaches nothing

@@ -96,3 +96,7 @@ class PackedWeight(nn.Module):
     def dense(self, index: int | None = None) -> Tensor:
         """The weight as float32, made anew at each call."""
         return unpack(self.parts if index is None else tuple(part[index] for part in self.parts))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows at `index` [N] of a weight that is no stack, float32 [N, Q]."""
+        return unpack(tuple(part[index] for part in self.parts))

@@ -38,11 +38,15 @@ _SHARED_IN_MTP = (
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The config of a checkpoint folder.
+    """The config of a checkpoint folder; an adapter's is that of what it makes of its base.
 
     Raises:
         UserError: no folder, no config.json, or one that is no config of a supported family.
     """
+    from tinyseek.model import adapter
+
+    if adapter.is_adapter(folder):
+        return adapter.merged_config(folder)
     file = folder / "config.json"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")
@@ -59,6 +63,10 @@ def read_config(folder: Path) -> ModelConfig:
 
 def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -> M:
     """Build the model of a folder's config and fill it. See `CausalLM.load`."""
+    from tinyseek.model import adapter
+
+    if adapter.is_adapter(folder):
+        return adapter.load_merged(cls, folder, dtype, device)
     config = read_config(folder)
     files = weight_files(folder)
     has_mtp = (folder / "mtp" / "model.safetensors").is_file() or any(
@@ -192,6 +200,8 @@ def save(model: CausalLM, folder: Path, dtype: torch.dtype | None = None, shard_
     """
     config = model.config
     dtype = dtype or model.lm_head.weight.dtype
+    if any(".change.lora_" in name for name, _ in model.named_parameters()):
+        raise ValueError("a model with an adapter is saved by adapter.save_adapter, or merged first (lora.merge)")
     main: dict[str, Tensor] = {}
     ahead: dict[str, Tensor] = {}
     for name, tensor in interchange.tensors_to_hf(config, model.state_dict()):
@@ -241,10 +251,11 @@ def _umask() -> int:
     return mask
 
 
-def write_file(tensors: dict[str, Tensor], file: Path) -> None:
+def write_file(tensors: dict[str, Tensor], file: Path, header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file aside and rename it; `header` is what its own header holds besides."""
     aside = file.with_name(file.name + ".tmp")
     try:
-        save_file(tensors, aside, metadata={"format": "pt"})
+        save_file(tensors, aside, metadata={"format": "pt", **(header or {})})
         aside.chmod(0o666 & ~_umask())  # safetensors leaves the file to its owner alone; a server may be someone else
         aside.replace(file)
     except SafetensorError as error:

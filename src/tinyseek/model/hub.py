@@ -18,6 +18,8 @@ from tinyseek.settings import suggestion
 from tinyseek.text.download import cache_folder
 from tinyseek.text.progress import progress
 
+ADAPTER = "adapter_config.json"  # a folder with this and no config.json is an adapter: see adapter.py
+_NOT_YET = (".work", ".partial", ".old")
 ORG_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Names worth knowing by heart, and what they stand for: the first comes from the package index, the others from the hub.
 KNOWN = {
@@ -48,14 +50,14 @@ def find_model(name: str | Path, say: Callable[[str], None] = lambda _: None) ->
     """The folder of a model.
 
     Args:
-        name: a model's folder; a run's, of which the model that was made last is meant; a .gguf file, which is converted once and
-            kept; or the name of a pulled model.
+        name: a model's or an adapter's folder; a run's, of which the model that was made last is meant; a .gguf file, which is
+            converted once and kept; or the name of a pulled model.
         say: is told of what takes a while.
     Raises:
         UserError: there is no such model, with what to do.
     """
     path = Path(name)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / ADAPTER).is_file():
         return path
     if path.is_dir():
         return _newest_in(path)
@@ -93,16 +95,13 @@ def _plain_name(word: str) -> bool:
 
 
 def _newest_in(run: Path) -> Path:
-    inside = [
-        file.parent
-        for file in run.glob("*/config.json")
-        if not file.parent.name.endswith((".work", ".partial", ".old"))
-    ]
+    files = [*run.glob("*/config.json"), *run.glob(f"*/{ADAPTER}")]
+    inside = {file.parent: file.stat().st_mtime for file in files if not file.parent.name.endswith(_NOT_YET)}
     if not inside:
         raise UserError(
             f"{run}: no model in it (no config.json); give a model's folder, for example runs/quickstart/sft"
         )
-    return max(inside, key=lambda made: (made / "config.json").stat().st_mtime)
+    return max(inside, key=lambda made: inside[made])
 
 
 # ---- GGUF files ------------------------------------------------------------------------------------------------------------------

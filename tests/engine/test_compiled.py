@@ -75,14 +75,12 @@ def widened(model: CausalLM, format: Format) -> CausalLM:
     return model
 
 
-def stores(config: ModelConfig, slots: int) -> list[tuple[Tensor, Tensor]]:
-    shapes = (
-        [(config.kv_lora_rank or 0,), (config.qk_rope_head_dim,)]
-        if config.mla
-        else [(config.kv_heads, config.qk_dim)] * 2
-    )
+def stores(config: ModelConfig, slots: int) -> tuple[Tensor, Tensor]:
+    shapes = [(config.kv_lora_rank or 0,), (config.qk_rope_head_dim,)]
+    shapes = shapes if config.mla else [(config.kv_heads, config.qk_dim)] * 2
     count = config.num_hidden_layers + config.num_nextn_predict_layers
-    return [tuple(torch.full((slots, *shape), torch.nan) for shape in shapes) for _ in range(count)]  # type: ignore[misc]
+    first, second = (torch.full((count, slots, *shape), torch.nan) for shape in shapes)
+    return first, second
 
 
 CASES = [(name, "float32") for name in KNOWN]

@@ -1,8 +1,8 @@
 """The key/value cache in pages: for ordinary attention keys and values, for latent attention the latent and the rotary key alone.
 
-A layer has two long tensors of slots, a slot a token. A block is a run of `block_size` slots; which text holds which block is the
-pool's business (blocks.py), so a text's positions lie wherever there was room, and two texts that begin alike can read the same
-slots. A `View` shows some texts' blocks to the model as if each lay in one piece.
+A layer has two long tensors of slots, a slot a token; the layers' together are one (`stores`). A block is a run of `block_size`
+slots; which text holds which block is the pool's business (blocks.py), so a text's positions lie wherever there was room, and two
+texts that begin alike can read the same slots. A `View` shows some texts' blocks to the model as if each lay in one piece.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class PagedCache:
         self.blocks, self.block_size = blocks, block_size
         self.device = torch.device(device)
         shapes = slot_shapes(config)
-        self.layers = [
-            [_zeros((blocks * block_size, *shape), dtype, self.device) for shape in shapes]
-            for _ in range(config.num_hidden_layers if layers is None else layers)
-        ]
+        count = config.num_hidden_layers if layers is None else layers
+        first, second = (_zeros((count, blocks * block_size, *shape), dtype, self.device) for shape in shapes)
+        self.stores = (first, second)
+        self.layers = [list(pair) for pair in zip(first, second, strict=True)]
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that a token takes over all layers."""
-        return sum(store.nbytes for stores in self.layers for store in stores) // (self.blocks * self.block_size)
+        return sum(store.nbytes for store in self.stores) // (self.blocks * self.block_size)
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype, layers: int) -> int:

@@ -5,24 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tinyseek.engine.quantize import COMPILED, PackedExperts, PackedWeight, arrays, threads
-from tinyseek.model.attention import Attention, LatentAttention
+from tinyseek.model.attention import LatentAttention
 from tinyseek.model.block import Block
-from tinyseek.model.config import ModelConfig
 from tinyseek.model.layers import MLP
 from tinyseek.model.moe import MixtureOfExperts
 from tinyseek.model.mtp import MTPModule
-from tinyseek.model.rope import angles
+from tinyseek.model.rope import angles, softmax_scale
 from tinyseek.model.transformer import CausalLM
-
-# A layer's work on a step: hidden states, changed in place, then positions, slots, rows and tables (see loops.py).
-Layer = Callable[[Any, Any, Any, Any, Any], None]
 
 
 def is_compiled(model: CausalLM) -> bool:
@@ -36,24 +33,25 @@ def is_compiled(model: CausalLM) -> bool:
 
 
 class CompiledModel:
-    """The model as a list of layers over rows.
+    """The model as runs of layers that are alike, each one call.
+
+    The weights stay the model's own: those of a run are moved into one stack, whose parts the model's parameters then are.
 
     Args:
-        stores: of every layer (the MTP modules' after the model's own) the cache's two tensors [slots, ...], float32.
+        stores: the cache's two tensors [layers, slots, ...], float32; the MTP modules' layers come after the model's own.
         size: positions a block of the cache.
         length: the longest sequence.
     """
 
-    def __init__(self, model: CausalLM, stores: list[tuple[Tensor, Tensor]], size: int, length: int) -> None:
-        self.model = model
+    def __init__(self, model: CausalLM, stores: tuple[Tensor, Tensor], size: int, length: int) -> None:
+        from tinyseek.engine import loops  # numba is an extra
+
+        self.loops: Any = loops  # whose types know nothing of tuples of many kinds
+        self.model, self.stores = model, stores
         self.threads = threads()
         cos, sin = angles(model.config, length)
-        self._turn = (cos.numpy(), sin.numpy())
-        blocks = [*model.model.layers, *model.mtp]
-        self._layers: list[list[Layer]] = []
-        for block, store in zip(blocks, stores, strict=False):
-            assert isinstance(block, Block)
-            self._layers.append([self._attention(block, store, size), self._mlp(block)])
+        self._shared = (cos.numpy(), sin.numpy(), float(softmax_scale(model.config)), size)
+        self._runs = [self._run_of(first, blocks) for first, blocks in _alike(model, stores[0].shape[0])]
 
     @torch.inference_mode()
     def forward(
@@ -68,8 +66,7 @@ class CompiledModel:
         """
         x_ND = self.model.model.embed_tokens(tokens_N).float()
         self._run(0, self.model.config.num_hidden_layers, x_ND, positions_N, slots_N, rows_N, tables_RB)
-        hidden_ND: Tensor = self.model.model.norm(x_ND)
-        return hidden_ND
+        return self._normed(x_ND, self.model.model.norm)
 
     @torch.inference_mode()
     def ahead(self, depth: int, hidden_ND: Tensor, following_N: Tensor, *where: Tensor) -> Tensor:
@@ -86,8 +83,12 @@ class CompiledModel:
         x_ND = module.eh_proj(torch.cat((module.enorm(embedded_ND), module.hnorm(hidden_ND)), dim=-1))
         layer = model.config.num_hidden_layers + depth
         self._run(layer, layer + 1, x_ND, *where)
-        out_ND: Tensor = module.shared_head.norm(x_ND)
-        return out_ND
+        return self._normed(x_ND, module.shared_head.norm)
+
+    def _normed(self, x_ND: Tensor, norm: nn.Module) -> Tensor:
+        weight = norm.weight
+        assert isinstance(weight, Tensor)
+        return torch.from_numpy(self.loops.rms_norms(x_ND.numpy(), weight.detach().numpy(), self.model.config.norm_eps))
 
     @torch.inference_mode()
     def logits(self, hidden_ND: Tensor) -> Tensor:
@@ -96,89 +97,123 @@ class CompiledModel:
         return head
 
     def _run(self, first: int, last: int, x_ND: Tensor, *where: Tensor) -> None:
-        threads()  # this may be another thread than the one that made the model ready
+        """Layers `first` to `last`, each of which begins or ends a run."""
+        count = threads()  # this may be another thread than the one that made the model ready
         at, x = tuple(tensor.numpy() for tensor in where), x_ND.numpy()
-        for layer in self._layers[first:last]:
-            for half in layer:
-                half(x, *at)
+        for start, attention, mlp, stores in self._runs:
+            if first <= start < last:
+                self.loops.run_layers(count, x, self.model.config.norm_eps, attention, mlp, self._shared, stores, at)
 
-    def _attention(self, block: Block, stores: tuple[Tensor, Tensor], size: int) -> Layer:
-        from tinyseek.engine import loops
+    def _run_of(self, first: int, blocks: list[Block]) -> tuple[int, Any, Any, Any]:
+        """What `loops.run_layers` wants to know of layers that are alike."""
+        stores = tuple(store[first : first + len(blocks)].numpy() for store in self.stores)
+        attention = [block.self_attn for block in blocks]
+        norm = _vectors([block.input_layernorm for block in blocks])
+        if isinstance(attention[0], LatentAttention):
+            return first, (norm, *self._latent(attention)), self._mlp(blocks), stores
+        return first, (norm, *self._grouped(attention)), self._mlp(blocks), stores
 
-        config: ModelConfig = self.model.config
-        layer, start = block.self_attn, (self.threads,)
-        norm, cache = (_vector(block.input_layernorm), config.norm_eps), (*(s.numpy() for s in stores), size)
-        if isinstance(layer, LatentAttention):
-            low = layer.low_rank_query
-            weights: Any = (
-                _weight(layer.q_a_proj) if low else _no_weight(),
-                _vector(layer.q_a_layernorm) if low else _vector(None),
-                _weight(layer.q_b_proj if low else layer.q_proj),
-                _weight(layer.kv_a_proj_with_mqa),
-                _vector(layer.kv_a_layernorm),
-                layer.kv_b_proj.weight.detach().numpy(),
-                _weight(layer.o_proj),
-            )
-            rest = ((layer.heads, layer.nope, layer.value), *self._turn, layer.interleaved, layer.scale, *cache)
-            latent: Any = loops.latent_attention  # numba's types know nothing of unpacking
-            return lambda x, positions, slots, rows, tables: latent(
-                *start, x, *norm, *weights, *rest, positions, slots, rows, tables
-            )
-        assert isinstance(layer, Attention)
-        projections = (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj)
-        weights = (*(_weight(p) for p in projections), *(_vector(p.bias) for p in projections))
-        rest = (*self._turn, layer.scale, config.window(layer.layer) or 0, *cache)
-        grouped: Any = loops.grouped_attention
-        return lambda x, positions, slots, rows, tables: grouped(
-            *start, x, *norm, *weights, *rest, positions, slots, rows, tables
+    def _latent(self, layers: Sequence[Any]) -> Any:
+        low, none = layers[0].low_rank_query, [None] * len(layers)
+        return (
+            _weights([layer.q_a_proj for layer in layers] if low else none),
+            _vectors([layer.q_a_layernorm for layer in layers] if low else none),
+            _weights([layer.q_b_proj if low else layer.q_proj for layer in layers]),
+            _weights([layer.kv_a_proj_with_mqa for layer in layers]),
+            _vectors([layer.kv_a_layernorm for layer in layers]),
+            _stack([layer.kv_b_proj.weight for layer in layers]).numpy(),
+            _weights([layer.o_proj for layer in layers]),
+            (layers[0].heads, layers[0].nope, layers[0].value),
+            layers[0].interleaved,
         )
 
-    def _mlp(self, block: Block) -> Layer:
-        from tinyseek.engine import loops
+    def _grouped(self, layers: Sequence[Any]) -> Any:
+        kinds = [[getattr(layer, f"{kind}_proj") for layer in layers] for kind in "qkvo"]
+        windows = [self.model.config.window(layer.layer) or 0 for layer in layers]
+        biases = [_vectors([projection.bias for projection in kind]) for kind in kinds]
+        return (*(_weights(kind) for kind in kinds), *biases, np.array(windows), 0)
 
-        config, layer = self.model.config, block.mlp
-        before = (_vector(block.post_attention_layernorm), config.norm_eps)
-        if isinstance(layer, MLP):
-            weights: Any = (_weight(layer.gate_proj), _weight(layer.up_proj), _weight(layer.down_proj))
-            dense: Any = loops.dense_mlp
-            return lambda x, *_: dense(self.threads, x, *before, *weights)
-        assert isinstance(layer, MixtureOfExperts)
-        gate, shared = layer.gate, layer.shared_experts
-        biased = config.topk_method == "noaux_tc"
-        bias = gate.e_score_correction_bias if biased else torch.zeros(config.n_routed_experts)
-        experts = layer.experts
-        if isinstance(experts, PackedExperts):
-            stacks: Any = (arrays(experts.gate_up.parts), arrays(experts.down.parts))
-        else:
-            stacks = ((experts.gate_up_proj.detach().numpy(),), (experts.down_proj.detach().numpy(),))
-        always = (shared.gate_proj, shared.up_proj, shared.down_proj) if shared else (None, None, None)
-        weights = ((gate.weight.detach().numpy(),), bias.numpy(), *stacks, *(_weight(part) for part in always))
-        sigmoid = config.scoring_func == "sigmoid"
+    def _mlp(self, blocks: list[Block]) -> Any:
+        config, layers = self.model.config, [block.mlp for block in blocks]
+        norm = _vectors([block.post_attention_layernorm for block in blocks])
+        if isinstance(layers[0], MLP):
+            return (norm, *(_weights([getattr(layer, part) for layer in layers]) for part in _PARTS))
+        mixtures = [layer for layer in layers if isinstance(layer, MixtureOfExperts)]
+        routers = [mixture.gate for mixture in mixtures]
+        biased, sigmoid = config.topk_method == "noaux_tc", config.scoring_func == "sigmoid"
+        bias_LE = torch.zeros(len(routers), config.n_routed_experts)
+        if biased:
+            bias_LE = _stack([router.e_score_correction_bias for router in routers])
         groups = config.n_group if config.topk_method != "greedy" else 1
         kept = config.topk_group if groups > 1 else 1
-        routing = (config.num_experts_per_tok, groups, kept, sigmoid, biased, config.norm_topk_prob and sigmoid)
-        mixture: Any = loops.mixture
-        return lambda x, *_: mixture(self.threads, x, *before, *weights, routing, config.routed_scaling_factor)
+        experts = [mixture.experts for mixture in mixtures]
+        if isinstance(experts[0], PackedExperts):
+            stacks = [_packed([getattr(expert, part) for expert in experts]) for part in ("gate_up", "down")]
+        else:
+            parts = ("gate_up_proj", "down_proj")
+            stacks = [(_stack([getattr(expert, part) for expert in experts]).numpy(),) for part in parts]
+        shared = [[getattr(mixture.shared_experts, part, None) for mixture in mixtures] for part in _PARTS]
+        return (
+            norm,
+            (_stack([router.weight for router in routers]).numpy(),),
+            bias_LE.numpy(),
+            *stacks,
+            *(_weights(part) for part in shared),
+            (config.num_experts_per_tok, groups, kept, sigmoid, biased, config.norm_topk_prob and sigmoid),
+            config.routed_scaling_factor,
+        )
 
 
-def _weight(module: nn.Module | None) -> Any:
-    """A linear layer's weight as products.py takes it."""
-    if module is None:
-        return _no_weight()
-    if isinstance(module, PackedWeight):
-        return arrays(module.parts)
-    assert isinstance(module, nn.Linear)
-    return (module.weight.detach().numpy(),)
+_PARTS = ("gate_proj", "up_proj", "down_proj")
 
 
-def _no_weight() -> Any:
-    return (torch.zeros(0, 0).numpy(),)
+def _alike(model: CausalLM, count: int) -> Iterator[tuple[int, list[Block]]]:
+    """Runs of neighbouring layers of one kind: the first one's number, and the blocks. Each MTP module is a run of its own."""
+    start, blocks, config = 0, [*model.model.layers], model.config
+    while start < len(blocks):
+        end = start + 1
+        while end < len(blocks) and config.is_sparse(end) == config.is_sparse(start):
+            end += 1
+        yield start, [block for block in blocks[start:end] if isinstance(block, Block)]
+        start = end
+    for layer in range(len(blocks), count):
+        module = model.mtp[layer - len(blocks)]
+        assert isinstance(module, Block)
+        yield layer, [module]
 
 
-def _vector(source: nn.Module | Tensor | None) -> Any:
-    """A norm's weight or a bias; an empty array where there is none."""
-    if source is None:
-        return torch.zeros(0).numpy()
-    weight = source if isinstance(source, Tensor) else source.weight
-    assert isinstance(weight, Tensor)
-    return weight.detach().numpy()
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one; where they do not lie so yet, they are moved, and stay what they were as its parts."""
+    first, size = tensors[0].detach(), tensors[0].numel()
+    together = all(
+        tensor.is_contiguous()
+        and tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and tensor.storage_offset() == first.storage_offset() + place * size
+        for place, tensor in enumerate(tensors)
+    )
+    if together:
+        return first.as_strided((len(tensors), *first.shape), (size, *first.stride()))
+    whole = torch.stack([tensor.detach() for tensor in tensors])
+    for tensor, part in zip(tensors, whole, strict=True):
+        tensor.data = part
+    return whole
+
+
+def _weights(modules: Sequence[nn.Module | None]) -> Any:
+    """Linear layers' weights as products.py takes a stack of them; one without rows where there are none."""
+    if modules[0] is None:
+        return (torch.zeros(len(modules), 0, 0).numpy(),)
+    if isinstance(modules[0], PackedWeight):
+        return _packed(modules)
+    return (_stack([linear.weight for linear in modules if isinstance(linear, nn.Linear)]).numpy(),)
+
+
+def _packed(modules: Sequence[Any]) -> Any:
+    return arrays(tuple(_stack(parts) for parts in zip(*(module.parts for module in modules), strict=True)))
+
+
+def _vectors(sources: Sequence[Any]) -> Any:
+    """Norms' weights, or biases; of no length where there are none."""
+    if sources[0] is None:
+        return torch.zeros(len(sources), 0).numpy()
+    return _stack([source if isinstance(source, Tensor) else source.weight for source in sources]).numpy()

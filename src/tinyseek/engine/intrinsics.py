@@ -3,6 +3,8 @@
 The code is LLVM's portable vector form, not one processor's: AVX2, AVX-512 and NEON all have what it asks for.
 """
 
+# ruff: noqa: ARG001 -- numba's overloads are told of arguments by their types
+
 from __future__ import annotations
 
 from typing import Any
@@ -25,44 +27,44 @@ _FAST = ("reassoc", "contract", "nsz")
 def _scalar(argument: Any, build: Any) -> Any:
     """An intrinsic of one number that comes out as float32."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return build(builder, arguments[0])
 
     return numba.float32(argument), generate
 
 
 @intrinsic
-def bfloat16(typing: Any, bits: Any) -> Any:  # noqa: ARG001
+def bfloat16(typing: Any, bits: Any) -> Any:
     """The number whose upper half these 16 bits are."""
     return _scalar(numba.uint16, lambda b, x: b.bitcast(b.shl(b.zext(x, _I32), ir.Constant(_I32, 16)), _F32))
 
 
 @intrinsic
-def float16(typing: Any, bits: Any) -> Any:  # noqa: ARG001
+def float16(typing: Any, bits: Any) -> Any:
     """The number in half precision that these 16 bits are."""
     return _scalar(numba.uint16, lambda b, x: b.fpext(b.bitcast(x, ir.HalfType()), _F32))
 
 
 @intrinsic
-def int8(typing: Any, number: Any) -> Any:  # noqa: ARG001
+def int8(typing: Any, number: Any) -> Any:
     """A small whole number, without the detour over 64 bits that numba makes."""
     return _scalar(numba.int8, lambda b, x: b.sitofp(x, _F32))
 
 
 @intrinsic
-def low(typing: Any, byte: Any) -> Any:  # noqa: ARG001
+def low(typing: Any, byte: Any) -> Any:
     """The lower four bits, 0 to 15."""
     return _scalar(numba.uint8, lambda b, x: b.uitofp(b.and_(x, ir.Constant(_I8, 15)), _F32))
 
 
 @intrinsic
-def high(typing: Any, byte: Any) -> Any:  # noqa: ARG001
+def high(typing: Any, byte: Any) -> Any:
     """The upper four bits, 0 to 15."""
     return _scalar(numba.uint8, lambda b, x: b.uitofp(b.lshr(x, ir.Constant(_I8, 4)), _F32))
 
 
 @intrinsic
-def rounded(typing: Any, number: Any) -> Any:  # noqa: ARG001
+def rounded(typing: Any, number: Any) -> Any:
     """The nearest whole number, as float32."""
 
     def build(b: Any, x: Any) -> Any:
@@ -73,7 +75,7 @@ def rounded(typing: Any, number: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def power_of_two(typing: Any, exponent: Any) -> Any:  # noqa: ARG001
+def power_of_two(typing: Any, exponent: Any) -> Any:
     """2 to a whole number between -126 and 127, made out of its bits."""
 
     def build(b: Any, x: Any) -> Any:
@@ -84,7 +86,7 @@ def power_of_two(typing: Any, exponent: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
+def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, sums_G: Any) -> Any:
     """A row of int4 times x: over groups, scale * (nibbles . x) + least * (sum of x).
 
     Two accumulators stay in registers over the whole row, one for the low and one for the high halves; loops that numba vectorises

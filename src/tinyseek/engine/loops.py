@@ -10,14 +10,20 @@ in slot `tables_RB[rows_N[n], p // size] * size + p % size`. Activations are flo
 layer's update. Letters as in model/config.py; the formats of weights are those of products.py.
 """
 
+# ruff: noqa: ARG001 -- numba's overloads are told of arguments by their types
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import prange
+from numba.extending import overload
 
 from tinyseek.engine.products import (
     Array,
     Weight,
+    at,
     compiled,
     exp,
     gated_product,
@@ -384,3 +390,138 @@ def mixture(
         inner_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
         gated_product(threads, shared_gate, shared_up, normed_ND, inner_NI)
         product(threads, shared_down, inner_NI, True, x_ND)
+
+
+# ---- all layers in one call ------------------------------------------------------------------------------------------------------
+# Each call of a compiled function costs a quarter of a microsecond an array, and a layer has forty. So the layers' weights stand in
+# stacks, and one call runs them all.
+
+
+def attend(
+    threads: int, x_ND: Array, layer: int, eps: float, weights: Any, shared: Any, stores: Any, where: Any
+) -> None:
+    """A layer's attention, of the kind that the weights are of."""
+    raise NotImplementedError  # numba takes `_attend_of`
+
+
+@overload(attend, jit_options={"nogil": True})
+def _attend_of(
+    threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any
+) -> Any:
+    def latent(
+        threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any
+    ) -> None:
+        norm_LD, low_query, query_norm, query, kv_a, kv_norm_LC, kv_b, output, sizes, interleaved = weights
+        cos, sin, scale, size = shared
+        positions_N, slots_N, rows_N, tables_RB = where
+        latent_attention(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(low_query, layer),
+            query_norm[layer],
+            at(query, layer),
+            at(kv_a, layer),
+            kv_norm_LC[layer],
+            kv_b[layer],
+            at(output, layer),
+            sizes,
+            cos,
+            sin,
+            interleaved,
+            scale,
+            stores[0][layer],
+            stores[1][layer],
+            size,
+            positions_N,
+            slots_N,
+            rows_N,
+            tables_RB,
+        )
+
+    def grouped(
+        threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any
+    ) -> None:
+        norm_LD, query, key, value, output, query_bias, key_bias, value_bias, output_bias, windows_L, _ = weights
+        cos, sin, scale, size = shared
+        positions_N, slots_N, rows_N, tables_RB = where
+        grouped_attention(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(query, layer),
+            at(key, layer),
+            at(value, layer),
+            at(output, layer),
+            query_bias[layer],
+            key_bias[layer],
+            value_bias[layer],
+            output_bias[layer],
+            cos,
+            sin,
+            scale,
+            windows_L[layer],
+            stores[0][layer],
+            stores[1][layer],
+            size,
+            positions_N,
+            slots_N,
+            rows_N,
+            tables_RB,
+        )
+
+    return latent if len(weights.types) == LATENT else grouped
+
+
+def transform(threads: int, x_ND: Array, layer: int, eps: float, weights: Any) -> None:
+    """A layer's MLP, dense or a mixture."""
+    raise NotImplementedError  # numba takes `_transform_of`
+
+
+@overload(transform, jit_options={"nogil": True})
+def _transform_of(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> Any:
+    def plain(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> None:
+        norm_LD, gate, up, down = weights
+        dense_mlp(threads, x_ND, norm_LD[layer], eps, at(gate, layer), at(up, layer), at(down, layer))
+
+    def mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> None:
+        norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
+        mixture(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(router, layer),
+            bias_LE[layer],
+            at(gate_up, layer),
+            at(down, layer),
+            at(shared_gate, layer),
+            at(shared_up, layer),
+            at(shared_down, layer),
+            routing,
+            scaling,
+        )
+
+    return plain if len(weights.types) == DENSE else mixed
+
+
+LATENT, DENSE = 10, 4  # parts that these kinds' weights have; grouped attention's have 11, a mixture's 10
+
+
+@compiled
+def run_layers(
+    threads: int,
+    x_ND: Array,
+    eps: float,
+    attention: Any,  # stacks over the layers, as `attend` takes them
+    mlp: Any,  # likewise, as `transform` takes them
+    shared: tuple[Array, Array, float, int],  # cos, sin, scale of the scores, positions a block
+    stores: tuple[Array, Array],  # the layers' slots of the cache, [L, slots, ...]
+    where: tuple[Array, Array, Array, Array],  # positions, slots, rows, tables
+) -> None:
+    """Layers that are alike, one after the other."""
+    for layer in range(stores[0].shape[0]):
+        attend(threads, x_ND, layer, eps, attention, shared, stores, where)
+        transform(threads, x_ND, layer, eps, mlp)

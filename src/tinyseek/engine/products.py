@@ -10,6 +10,8 @@ A weight [P, Q] is a tuple of arrays, whose types choose the loops at compile ti
     int8      (w_PQ, scale_P float32)           int4      (w_PJ two in a byte, J = Q/2; scale_PG, least_PG float16 as uint16)
 """
 
+# ruff: noqa: ARG001 -- numba's overloads are told of arguments by their types
+
 from __future__ import annotations
 
 import importlib.util
@@ -55,20 +57,20 @@ def dot(weight: Weight, row: int, x_Q: Array, sums_G: Array) -> Number:
 
 
 @overload(dot, jit_options={"fastmath": _FAST, "nogil": True})
-def _dot(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
-    def float32(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
+def _dot(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:
+    def float32(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:
         w_Q, total = weight[0][row], _ZERO
         for q in range(x_Q.shape[0]):
             total += w_Q[q] * x_Q[q]
         return total
 
-    def bfloat16(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
+    def bfloat16(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:
         w_Q, total = weight[0][row], _ZERO
         for q in range(x_Q.shape[0]):
             total += wide.bfloat16(w_Q[q]) * x_Q[q]
         return total
 
-    def int8(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:  # noqa: ARG001
+    def int8(weight: Any, row: Any, x_Q: Any, sums_G: Any) -> Any:
         w_Q, total = weight[0][row], _ZERO
         for q in range(x_Q.shape[0]):
             total += wide.int8(w_Q[q]) * x_Q[q]
@@ -86,8 +88,8 @@ def widen(weight: Weight, row: int, out_Q: Array) -> Array:
 
 
 @overload(widen, jit_options={"fastmath": _FAST, "nogil": True})
-def _widen(weight: Any, row: Any, out_Q: Any) -> Any:  # noqa: ARG001
-    def float32(weight: Any, row: Any, out_Q: Any) -> Any:  # noqa: ARG001
+def _widen(weight: Any, row: Any, out_Q: Any) -> Any:
+    def float32(weight: Any, row: Any, out_Q: Any) -> Any:
         return weight[0][row]
 
     def bfloat16(weight: Any, row: Any, out_Q: Any) -> Any:
@@ -122,7 +124,7 @@ def part(stack: Weight, index: int, first: int, last: int) -> Weight:
 
 
 @overload(part, jit_options={"nogil": True})
-def _part(stack: Any, index: Any, first: Any, last: Any) -> Any:  # noqa: ARG001
+def _part(stack: Any, index: Any, first: Any, last: Any) -> Any:
     def one(stack: Any, index: Any, first: Any, last: Any) -> Any:
         return (stack[0][index, first:last],)
 
@@ -135,17 +137,36 @@ def _part(stack: Any, index: Any, first: Any, last: Any) -> Any:  # noqa: ARG001
     return (one, two, three)[len(stack.types) - 1]
 
 
+def at(stack: Weight, index: int) -> Weight:
+    """One weight, or one stack, of a stack of them."""
+    raise NotImplementedError  # numba takes `_at`
+
+
+@overload(at, jit_options={"nogil": True})
+def _at(stack: Any, index: Any) -> Any:
+    def one(stack: Any, index: Any) -> Any:
+        return (stack[0][index],)
+
+    def two(stack: Any, index: Any) -> Any:
+        return (stack[0][index], stack[1][index])
+
+    def three(stack: Any, index: Any) -> Any:
+        return (stack[0][index], stack[1][index], stack[2][index])
+
+    return (one, two, three)[len(stack.types) - 1]
+
+
 def group_sums(weight: Weight, x_Q: Array) -> Array:
     """What `dot` wants to know of x beforehand: for int4 the sums of its groups, else nothing."""
     raise NotImplementedError  # numba takes `_group_sums`
 
 
 @overload(group_sums, jit_options={"fastmath": _FAST, "nogil": True})
-def _group_sums(weight: Any, x_Q: Any) -> Any:  # noqa: ARG001
-    def none(weight: Any, x_Q: Any) -> Any:  # noqa: ARG001
+def _group_sums(weight: Any, x_Q: Any) -> Any:
+    def none(weight: Any, x_Q: Any) -> Any:
         return np.empty(0, np.float32)
 
-    def int4(weight: Any, x_Q: Any) -> Any:  # noqa: ARG001
+    def int4(weight: Any, x_Q: Any) -> Any:
         sums_G = np.zeros(x_Q.shape[0] // BYTES, np.float32)
         for g in range(sums_G.shape[0]):
             total = _ZERO

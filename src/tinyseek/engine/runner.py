@@ -49,22 +49,29 @@ class Batch:
 
 def make_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     """The chunks as arrays."""
-    counts = np.array([chunk.count for chunk in chunks])
-    starts = np.array([chunk.start for chunk in chunks])
-    tables_RB = make_tables(chunks)
-    row_of_N = np.repeat(np.arange(len(chunks)), counts)
-    begins = np.cumsum(counts) - counts
-    positions_N = np.arange(counts.sum()) - begins[row_of_N] + starts[row_of_N]
-    slots_N = tables_RB[row_of_N, positions_N // block_size] * block_size + positions_N % block_size
+    counts, starts = [chunk.count for chunk in chunks], [chunk.start for chunk in chunks]
+    where = places([chunk.sequence.blocks for chunk in chunks], starts, counts, block_size)
     tokens_N = np.array([token for chunk in chunks for token in chunk.tokens])
-    return Batch(tokens_N, positions_N, slots_N, row_of_N, tables_RB, starts + counts)
+    return Batch(tokens_N, *where, np.array(starts) + np.array(counts))
 
 
-def make_tables(chunks: Sequence[Chunk]) -> Array:
-    """The blocks of each chunk's sequence, filled up with 0."""
-    tables_RB = np.zeros((len(chunks), max(len(chunk.sequence.blocks) for chunk in chunks)), dtype=np.int64)
-    for row, chunk in enumerate(chunks):
-        tables_RB[row, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+def places(
+    blocks: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int], block_size: int
+) -> tuple[Array, Array, Array, Array]:
+    """Positions, slots and rows of each row's `counts` tokens from `starts` on, and the rows' blocks; see `Batch`."""
+    begin_R, count_R, tables_RB = np.array(starts), np.array(counts), fill_up(blocks)
+    row_of_N = np.repeat(np.arange(len(count_R)), count_R)
+    before_R = np.cumsum(count_R) - count_R
+    positions_N = np.arange(count_R.sum()) - before_R[row_of_N] + begin_R[row_of_N]
+    slots_N = tables_RB[row_of_N, positions_N // block_size] * block_size + positions_N % block_size
+    return positions_N, slots_N, row_of_N, tables_RB
+
+
+def fill_up(blocks: Sequence[Sequence[int]]) -> Array:
+    """Rows of differently many blocks, filled up with 0."""
+    tables_RB = np.zeros((len(blocks), max(map(len, blocks))), dtype=np.int64)
+    for row, numbers in enumerate(blocks):
+        tables_RB[row, : len(numbers)] = numbers
     return tables_RB
 
 
@@ -85,13 +92,8 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Put the chunks' keys into the cache.
-
-        Returns:
-            Of each chunk the hidden states after the last norm at the positions whose logits are wanted, [wanted, D].
-        """
-        hidden = self.forward(chunks)
-        return [rows_TD[chunk.count - chunk.wanted :] for chunk, rows_TD in zip(chunks, hidden, strict=True)]
+        """Put the chunks' keys into the cache; returns each one's hidden states after the last norm, [its tokens, D]."""
+        return self.forward(chunks)
 
     @torch.inference_mode()
     def logits(self, hidden_MD: Tensor) -> Tensor:
@@ -114,8 +116,7 @@ class CompiledForward:
     def __init__(self, model: CausalLM, cache: PagedCache, context: int, plain: TorchForward) -> None:
         from tinyseek.engine.compiled import CompiledModel
 
-        stores = [(first, second) for first, second in cache.layers]
-        self.model = CompiledModel(model, stores, cache.block_size, context)
+        self.model = CompiledModel(model, cache.stores, cache.block_size, context)
         self.size, self.plain, self.few = cache.block_size, plain, FEW
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
@@ -151,7 +152,12 @@ class TorchForward:
         device = self.cache.device
         starts, counts = [chunk.start for chunk in chunks], [chunk.count for chunk in chunks]
         if len(set(counts)) == 1:
-            view = View(self.cache, torch.from_numpy(make_tables(chunks)).to(device), starts, counts[0])
+            view = View(
+                self.cache,
+                torch.from_numpy(fill_up([chunk.sequence.blocks for chunk in chunks])).to(device),
+                starts,
+                counts[0],
+            )
             ids_RT = torch.tensor([chunk.tokens for chunk in chunks], device=device)
             return self.model.hidden(ids_RT, cache=view)[0].unbind()
         packed = PackedView(self.cache, [chunk.sequence.blocks for chunk in chunks], starts, counts)

@@ -16,8 +16,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/tinyseek run quickstart
-	@if [ -t 0 ]; then $(BIN)/tinyseek chat runs/quickstart/sft; else \
-	printf '%s\n/reset\n' 'Who are you?' 'How much is 7 plus 960?' '小梅喜欢吃什么？' 'Where does Tomas live?' | $(BIN)/tinyseek chat runs/quickstart/sft; fi
+	@if ! [ -t 0 ]; then \
+	printf '%s\n/reset\n' 'Who are you?' 'How much is 7 plus 960?' '小梅喜欢吃什么？' 'Where does Tomas live?' | $(BIN)/tinyseek chat runs/quickstart/sft; \
+	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then $(BIN)/tinyseek serve runs/quickstart/sft browser=true; \
+	else $(BIN)/tinyseek chat runs/quickstart/sft; fi
 
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest

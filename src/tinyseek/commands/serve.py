@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
+import threading
+import webbrowser
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -22,6 +24,7 @@ class CommandSettings(ServeSettings):
     """The server, with or without the chat page."""
 
     page: bool = Field(True, description="serve the chat page at /")
+    browser: bool = Field(False, description="open the chat page in this computer's browser")
     studio: StudioSettings = StudioSettings()
 
 
@@ -50,8 +53,10 @@ def serve(arguments: list[str]) -> int:
         from tinyseek.serve.app import make_app
 
         app = make_app(chat, settings)
-        page = settings.page and _mount_page(app, chat, settings)
+        page = settings.page and _mount_page(app, chosen.model, chat, settings)
         _tell(chat, settings, address_of(bound), page)
+        if page and settings.browser:  # the socket listens already: what asks too early waits
+            threading.Thread(target=webbrowser.open, args=[address_of(bound)], daemon=True).start()
         server.serve(app, settings, bound)
     say("stopped")
     return 0
@@ -69,7 +74,7 @@ def _load(where: str, settings: CommandSettings) -> LocalChat:
     return chat
 
 
-def _mount_page(app: object, chat: LocalChat, settings: CommandSettings) -> bool:
+def _mount_page(app: object, where: str, chat: LocalChat, settings: CommandSettings) -> bool:
     """Put the chat page at /. False where what it needs is not installed, or the model was not taught to chat."""
     if chat.tokenizer.chat_template is None:
         return False
@@ -78,10 +83,15 @@ def _mount_page(app: object, chat: LocalChat, settings: CommandSettings) -> bool
         return False
     from fastapi import FastAPI
 
+    from tinyseek.model.hub import find_model
     from tinyseek.studio.app import mount
+    from tinyseek.studio.examples import examples
 
     assert isinstance(app, FastAPI)
-    mount(app, chat, settings.studio)
+    studio = settings.studio
+    if not studio.examples:
+        studio = studio.model_copy(update={"examples": examples(find_model(where))})
+    mount(app, chat, studio)
     return True
 
 

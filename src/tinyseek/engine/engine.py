@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from tinyseek.engine.sampler import Drawn, Sampling, sample, told
 from tinyseek.engine.scheduler import Scheduler
 from tinyseek.engine.sequence import Chunk, Outlet
 from tinyseek.engine.sequence import Sequence as Text
+from tinyseek.engine.speculate import Speculator, Step, make_speculator, places_of
 from tinyseek.engine.stats import Meter, Stats
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
@@ -48,6 +50,14 @@ Result = TypeVar("Result")
 
 SCORED_AT_ONCE = 64  # positions of a prompt whose logits are held at a time: 40 MB for a vocabulary of 150,000
 _log = logging.getLogger(__name__)
+
+
+class Ending(NamedTuple):
+    """Why a text ends; see `Piece`."""
+
+    finish: Finish
+    stop: str | int | None = None
+    error: str | None = None
 
 
 class Engine:
@@ -81,6 +91,7 @@ class Engine:
         self.pool = BlockPool(blocks, size)
         self.scheduler = self._make_scheduler()
         self.runner = Runner(model, self.cache, self.context)
+        self._speculator = make_speculator(settings, self.runner, self.cache, self.context)
 
         self._stepping = threading.RLock()  # held by whoever steps
         self._changed = threading.Condition()  # guards what follows, and tells the thread of it
@@ -280,54 +291,88 @@ class Engine:
         ready: list[tuple[Text, torch.Tensor]] = []
         for chunk, hidden_TD in zip(chunks, hidden, strict=True):
             text = chunk.sequence
-            self.scheduler.computed(text, chunk.start + chunk.count)
+            self.scheduler.computed(text, min(chunk.start + chunk.count, len(text.tokens)))  # not the draft yet
             if text.scoring:
                 self._score(text, chunk, hidden_TD)
             if not text.remaining:
-                ready.append((text, hidden_TD[-1]))
-        if ready:
-            self._draw(ready)
+                ready.append((text, hidden_TD[-1 - len(text.draft) :]))
+        ends = self._draw(ready) if ready else {}
+        if self._speculator is not None:
+            self._guess(self._speculator, chunks, hidden, ends)
+        for text, end in ends.items():
+            self._end(text, *end)
 
-    def _draw(self, ready: list[tuple[Text, torch.Tensor]]) -> None:
-        """Draw a token for each text that is run to its end, given the last hidden state [D] of each."""
-        texts = [text for text, _ in ready if text.limit > text.prompt]
-        for text, _ in ready:
-            if text not in texts:  # nothing but the prompt's own log-probabilities was asked for
-                self._end(text, "length")
+    def _draw(self, ready: list[tuple[Text, torch.Tensor]]) -> dict[Text, Ending]:
+        """Draw tokens for each text that is run to its end, given hidden states [1 + its draft, D]: after its last token, and after
+        each of its draft. Returns the texts that end."""
+        # Else nothing but the prompt's own log-probabilities was asked for.
+        ends = {text: Ending("length") for text, _ in ready if text.limit <= text.prompt}
+        texts = [text for text, _ in ready if text not in ends]
         if not texts:
-            return
-        logits_RV = self.runner.logits(torch.stack([hidden_D for text, hidden_D in ready if text in texts]))
+            return ends
+        logits_RV = self.runner.logits(torch.cat([hidden for text, hidden in ready if text not in ends]))
         with torch.inference_mode():
-            drawn = sample(logits_RV, texts)
+            drawn = iter(sample(logits_RV, [place for text in texts for place in places_of(text)]))
         self._meter.drawn(text.request for text in texts)
-        for text, token in zip(texts, drawn, strict=True):
+        for text in texts:
+            rows = list(islice(drawn, 1 + len(text.draft)))
             try:
-                self._append(text, token)
+                end = self._extend(text, rows)
             except Exception as error:
                 _log.exception("a text failed")
-                self._end(text, "error", error=_named(error))
+                end = Ending("error", error=_named(error))
+            if end is not None:
+                ends[text] = end
+        return ends
 
-    def _append(self, text: Text, drawn: Drawn) -> None:
+    def _extend(self, text: Text, rows: list[Drawn]) -> Ending | None:
+        """Add what was drawn after a text, and after each token of its draft as long as that is what was drawn."""
+        draft, text.draft = text.draft, []
+        right, end = 0, self._append(text, rows[0])
+        while end is None and right < len(draft) and rows[right].token == draft[right]:
+            right += 1
+            self.scheduler.computed(text, len(text.tokens))
+            self._meter.drawn([text.request])
+            end = self._append(text, rows[right])
+        if self._speculator is not None:
+            self._meter.drafted += len(draft)
+            self._meter.accepted += right
+            self._speculator.learn(text, len(draft), right)
+        return end
+
+    def _append(self, text: Text, drawn: Drawn) -> Ending | None:
         """Add a token to its text, which it may end."""
         if drawn.error is not None:
-            self._end(text, "error", error=drawn.error)
-            return
+            return Ending("error", error=drawn.error)
         token = drawn.token
         if text.matcher is not None:
             text.matcher.accept(token)
         if token in text.stops:
-            self._end(text, "stop", text.stops[token])
-            return
+            return Ending("stop", text.stops[token])
         text.tokens.append(token)
         stop = text.outlet.push(token, drawn.logprob, watch=text.output >= text.params.min_tokens)
         if stop is not None or (text.matcher is not None and text.matcher.finished):
-            self._end(text, "stop", stop)
-        elif len(text.tokens) >= text.limit:
-            self._end(text, "length")
-        else:
-            piece = text.outlet.take(text.index)
-            if piece.ids or piece.text:
-                text.request.deliver(piece)
+            return Ending("stop", stop)
+        if len(text.tokens) >= text.limit:
+            return Ending("length")
+        piece = text.outlet.take(text.index)
+        if piece.ids or piece.text:
+            text.request.deliver(piece)
+        return None
+
+    def _guess(
+        self, speculator: Speculator, chunks: list[Chunk], hidden: list[torch.Tensor], ends: dict[Text, Ending]
+    ) -> None:
+        """Give the texts drafts for the next step. Should that fail they go on without."""
+        steps = [
+            Step(text, chunk.start, hidden_TD[: text.computed - chunk.start], text.remaining == 1 and text not in ends)
+            for chunk, hidden_TD in zip(chunks, hidden, strict=True)
+            for text in [chunk.sequence]
+        ]
+        try:
+            speculator.guess(steps, self.scheduler.reserve)
+        except Exception:
+            _log.exception("guessing ahead failed")
 
     def _score(self, text: Text, chunk: Chunk, hidden_TD: torch.Tensor) -> None:
         """Tell the log-probabilities of the prompt's tokens after each position of a chunk."""

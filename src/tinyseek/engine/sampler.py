@@ -10,9 +10,10 @@ That number depends on nothing else, so a request draws the same tokens alone, i
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +26,8 @@ from tinyseek.errors import UserError
 
 if TYPE_CHECKING:
     from tinyseek.engine.grammar import Matcher
-    from tinyseek.engine.sequence import Sequence
 
-__all__ = ["Drawn", "Sampling", "SamplingParams", "narrow", "sample", "told", "uniform"]
+__all__ = ["Drawn", "Place", "Sampling", "SamplingParams", "narrow", "sample", "told", "uniform"]
 
 NUCLEUS = 128  # likeliest tokens among which top-p is sought first
 PART = 512  # tokens whose probabilities are summed at first
@@ -41,6 +41,38 @@ class Drawn:
     token: int
     logprob: TokenLogprob | None = None
     error: str | None = None
+
+
+class Place(Protocol):
+    """Where a token is drawn: after a text (`sequence.Sequence`), or after guessed tokens of it (`speculate.Guessed`)."""
+
+    @property
+    def params(self) -> SamplingParams:
+        """The request's."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The text's."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and output so far."""
+
+    @property
+    def prompt(self) -> int:
+        """How many of them are the prompt."""
+
+    @property
+    def output(self) -> int:
+        """How many follow it."""
+
+    @property
+    def stops(self) -> Mapping[int, str | int]:
+        """Tokens that end the text."""
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """Its constraint, moved to this place."""
 
 
 class Sampling:
@@ -99,8 +131,8 @@ class Sampling:
         return self._seen_V, self._counts_V
 
 
-def sample(logits_RV: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
-    """The next token of each sequence.
+def sample(logits_RV: Tensor, sequences: Many[Place]) -> list[Drawn]:
+    """The next token at each place.
 
     Args:
         logits_RV: the model's own, float32; they are not changed.
@@ -116,7 +148,7 @@ def sample(logits_RV: Tensor, sequences: Many[Sequence]) -> list[Drawn]:
             rows = torch.tensor(drawing, device=logits_RV.device)
             chosen = [sequences[row] for row in drawing]
             narrowed_RV = narrow(edited_RV[rows], [sequence.params for sequence in chosen])
-            numbers = [uniform(s.sampling.seed, s.index, s.output) for s in chosen]
+            numbers = [uniform(s.sampling.seed, s.sampling.index, s.output) for s in chosen]
             for row, token in zip(drawing, draw(narrowed_RV, numbers), strict=True):
                 tokens[row] = token
     for row, token in enumerate(tokens):
@@ -144,7 +176,7 @@ def _likeliest(logits_RV: Tensor) -> list[int]:
     return tokens
 
 
-def _edited(logits_RV: Tensor, sequences: Many[Sequence], errors: dict[int, str]) -> Tensor:
+def _edited(logits_RV: Tensor, sequences: Many[Place], errors: dict[int, str]) -> Tensor:
     """A copy with every row's penalties, bias and forbidden tokens. `errors` is told by row what went wrong."""
     logits_RV = logits_RV.clone()
     for row, sequence in enumerate(sequences):

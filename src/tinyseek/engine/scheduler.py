@@ -59,6 +59,12 @@ class Scheduler:
             sequence.blocks[sequence.published] = sequence.place.block
             sequence.published += 1
 
+    def reserve(self, sequence: Sequence, drafts: int) -> bool:
+        """Give a text the blocks for so many guessed tokens, if every running text is then left one: none stops for a guess."""
+        length = len(sequence.tokens) + drafts
+        missing = max(self.pool.blocks_for(length) - len(sequence.blocks), 0)
+        return missing + len(self.running) <= self.pool.free and self._room(sequence, length)
+
     def finish(self, sequence: Sequence) -> None:
         """A text has ended: its blocks are free, or kept for others."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)

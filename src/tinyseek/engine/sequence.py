@@ -13,6 +13,7 @@ from tinyseek.engine.request import Finish, Piece, Request, TokenLogprob
 if TYPE_CHECKING:
     from tinyseek.engine.grammar import Matcher
     from tinyseek.engine.sampler import Sampling
+    from tinyseek.engine.speculate import Memory
     from tinyseek.text.tokenizer import Tokenizer
 
 
@@ -25,6 +26,7 @@ class Sequence:
         blocks: where, from the beginning on.
         place: of the last block that is full and can be found by others; `published` blocks are.
         draft: tokens guessed to follow, to be checked in the next step.
+        memory: what guessing keeps.
         limit: the length at which the text ends.
         stops: stop token -> what to report: the token, or the stop string that spells it.
     """
@@ -47,6 +49,7 @@ class Sequence:
         self.published = self.computed = 0
         self.blocks: list[int] = []
         self.draft: list[int] = []
+        self.memory: Memory | None = None
         self.limit, self.stops = limit, stops
         self.outlet, self.sampling, self.matcher = outlet, sampling, matcher
         self.preempted = False

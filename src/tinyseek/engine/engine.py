@@ -441,6 +441,9 @@ class Engine:
             self._changed.notify_all()
 
     def _loop(self) -> None:
+        with self._stepping:
+            if not self.pool.used:
+                self.runner.warm()
         while True:
             busy = True
             with suppress(BaseException):  # `step` told it and ended what it concerned

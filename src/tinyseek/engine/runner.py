@@ -90,6 +90,12 @@ class Runner:
         self.model = model
         self.forward = forward_for(model, cache, context)
 
+    def warm(self) -> None:
+        """Run a token through, so that the loops are compiled before the first request. Writes to the cache's first slot."""
+        if isinstance(self.forward, CompiledForward):
+            zero_1 = torch.zeros(1, dtype=torch.int64)
+            self.logits(self.forward.model.forward(zero_1, zero_1, zero_1, zero_1, zero_1[None]))
+
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Put the chunks' keys into the cache; returns each one's hidden states after the last norm, [its tokens, D]."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyseek.model.config import ModelConfig
+from tinyseek.model.documents import Documents
 from tinyseek.model.layers import make_norm
 from tinyseek.model.rope import rotate, softmax_scale
 
@@ -37,6 +38,17 @@ class Context:
     )  # bool [B or 1, 1, T, S], True where a query may look; none: causal over T == S, or all (T == 1)
     window_mask: Tensor | None  # the same, narrowed to the sliding window
     cache: KeyValueCache | None
+    documents: Documents | None = None  # in place of the masks: attention within each document
+
+
+def attend_within(documents: Documents, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+    """`attend`, causal, within each document: group by group. Shapes as there."""
+    out = []
+    for part_q, part_k, part_v in zip(*map(documents.parted, (q, k, v)), strict=True):
+        length = part_q.shape[1]
+        mask = causal_mask(length, length, q.device, window) if window is not None and window < length else None
+        out.append(attend(part_q, part_k, part_v, mask, scale))
+    return documents.joined(out, q.shape[0])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -70,7 +82,7 @@ class Attention(nn.Module):
         self.layer = layer
         self.heads, self.groups, self.width = config.num_attention_heads, config.kv_heads, config.qk_dim
         self.rotary = config.positions == "rotary"
-        self.windowed = config.window(layer) is not None
+        self.window = config.window(layer)
         self.scale = softmax_scale(config)
         self.q_proj = nn.Linear(config.hidden_size, self.heads * self.width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, self.groups * self.width, bias=config.qkv_bias)
@@ -86,7 +98,10 @@ class Attention(nn.Module):
             q, k = rotate(q, cos, sin, interleaved=False), rotate(k, cos, sin, interleaved=False)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, k, v)
-        out = attend(q, k, v, context.window_mask if self.windowed else context.mask, self.scale)
+        if context.documents is not None:
+            out = attend_within(context.documents, q, k, v, self.window, self.scale)
+        else:
+            out = attend(q, k, v, context.mask if self.window is None else context.window_mask, self.scale)
         projected: Tensor = self.o_proj(out.flatten(-2))
         return projected
 
@@ -132,12 +147,22 @@ class LatentAttention(nn.Module):
             latent_BTC, k_rope_BTR = context.cache.extend(self.layer, latent_BTC, k_rope_BTR)
         # Absorbing costs H * K * C a query but saves as much a cached position, so it pays when queries are the few.
         absorb = context.cache is not None and q.shape[1] * 4 <= latent_BTC.shape[1]
-        form = self.absorbed if absorb or (context.cache is not None and q.shape[1] == 1) else self.expanded
-        out: Tensor = self.o_proj(form(q_nope, q_rope, latent_BTC, k_rope_BTR, context.mask).flatten(-2))
+        given = (q_nope, q_rope, latent_BTC, k_rope_BTR, context.mask)
+        if absorb or (context.cache is not None and q.shape[1] == 1):
+            read = self.absorbed(*given)
+        else:
+            read = self.expanded(*given, context.documents)
+        out: Tensor = self.o_proj(read.flatten(-2))
         return out
 
     def expanded(
-        self, q_nope: Tensor, q_rope: Tensor, latent_BSC: Tensor, k_rope_BSR: Tensor, mask: Tensor | None
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        latent_BSC: Tensor,
+        k_rope_BSR: Tensor,
+        mask: Tensor | None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """Attention over every head's own keys and values.
 
@@ -148,7 +173,10 @@ class LatentAttention(nn.Module):
         """
         k_nope, v = self.kv_b_proj(latent_BSC).unflatten(-1, (self.heads, -1)).split((self.nope, self.value), dim=-1)
         k = torch.cat((k_nope, k_rope_BSR.unsqueeze(-2).expand(*k_nope.shape[:-1], -1)), dim=-1)
-        return attend(torch.cat((q_nope, q_rope), dim=-1), k, v, mask, self.scale)
+        q = torch.cat((q_nope, q_rope), dim=-1)
+        if documents is not None:
+            return attend_within(documents, q, k, v, None, self.scale)
+        return attend(q, k, v, mask, self.scale)
 
     def absorbed(
         self, q_nope: Tensor, q_rope: Tensor, latent_BSC: Tensor, k_rope_BSR: Tensor, mask: Tensor | None

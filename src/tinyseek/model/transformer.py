@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tinyseek.model.attention import Context, KeyValueCache, causal_mask
 from tinyseek.model.block import Block
 from tinyseek.model.config import ModelConfig
+from tinyseek.model.documents import lay_out
 from tinyseek.model.layers import make_norm
 from tinyseek.model.loss import IGNORED, linear_cross_entropy
 from tinyseek.model.moe import MixtureOfExperts
@@ -80,6 +81,9 @@ class CausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         depths = range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers)
         self.mtp = nn.ModuleList(MTPModule(config, layer) for layer in depths)
+        self.fixed_shapes = (
+            False  # documents by a mask: slower, and every batch is of one shape, as a compiler wants it
+        )
         self._angles: tuple[Tensor, Tensor] | None = None
         if self.lm_head.weight.device.type != "meta":
             self.initialise()
@@ -170,9 +174,8 @@ class CausalLM(nn.Module):
             if documents_BT is not None:  # a prediction across the border of a document teaches nothing
                 targets = targets.masked_fill(documents_BT[:, depth:] != documents_BT[:, :-depth], IGNORED)
             embedded = self.model.embed_tokens(ids_BT[:, depth:])
-            hidden_BTD, balance = module.predict(
-                hidden_BTD[:, :-1], embedded, _shorter(context, ids_BT.shape[1] - depth)
-            )
+            shorter = _shorter(context, ids_BT.shape[1] - depth, documents_BT)
+            hidden_BTD, balance = module.predict(hidden_BTD[:, :-1], embedded, shorter)
             ahead = ahead + self._cross_entropy(hidden_BTD, targets) / by / len(self.mtp)
             if balance is not None:
                 balances.append(balance)
@@ -186,21 +189,24 @@ class CausalLM(nn.Module):
     def _context(self, ids_BT: Tensor, documents_BT: Tensor | None, cache: Cache | None) -> tuple[Tensor, Context]:
         """Positions [T] or [B, T], and what the layers share."""
         new, window = ids_BT.shape[1], self.config.sliding_window
-        mask = window_mask = None
+        mask = window_mask = documents = None
         if cache is not None:
             positions = cache.positions(new)
             mask = cache.mask(new)
             window_mask = cache.mask(new, window) if window else mask
         elif documents_BT is not None:
             positions = _positions_in_documents(documents_BT)
-            same = (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
-            mask = same & causal_mask(new, new, ids_BT.device)
-            window_mask = same & causal_mask(new, new, ids_BT.device, window) if window else mask
+            if self.fixed_shapes:
+                same = (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
+                mask = same & causal_mask(new, new, ids_BT.device)
+                window_mask = same & causal_mask(new, new, ids_BT.device, window) if window else mask
+            else:
+                documents = lay_out(documents_BT)
         else:
             positions = torch.arange(new, device=ids_BT.device)
             window_mask = causal_mask(new, new, ids_BT.device, window) if window else None
         cos, sin = self._rotary(positions, new, cache is None)
-        return positions, Context(cos, sin, mask, window_mask, cache)
+        return positions, Context(cos, sin, mask, window_mask, cache, documents)
 
     def _rotary(self, positions: Tensor, new: int, from_zero: bool) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions, out of a table that grows as longer sequences come."""
@@ -259,11 +265,14 @@ def _positions_in_documents(documents_BT: Tensor) -> Tensor:
     return index - torch.where(begins, index, 0).cummax(dim=1).values
 
 
-def _shorter(context: Context, length: int) -> Context:
-    """The context of the first `length` positions."""
+def _shorter(context: Context, length: int, documents_BT: Tensor | None) -> Context:
+    """The context of the first `length` positions of each row."""
 
     def cut(mask: Tensor | None) -> Tensor | None:
         return None if mask is None else mask[..., :length, :length]
 
     cos, sin = (table[..., :length, :] if table.is_floating_point() else table for table in (context.cos, context.sin))
-    return Context(cos, sin, cut(context.mask), cut(context.window_mask), None)
+    documents = None
+    if context.documents is not None and documents_BT is not None:
+        documents = lay_out(documents_BT[:, :length])
+    return Context(cos, sin, cut(context.mask), cut(context.window_mask), None, documents)

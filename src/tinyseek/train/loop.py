@@ -258,6 +258,7 @@ def compile_blocks(
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     blocks = [*model.model.layers, *model.mtp]
+    model.fixed_shapes = True
     rng = state.random_state(model.device)
 
     def put_back() -> None:
@@ -293,6 +294,7 @@ def compile_blocks(
     if reason:
         for block in blocks:
             block._compiled_call_impl = None
+        model.fixed_shapes = False
         for _, mixture in model.experts():
             mixture.experts.__dict__.pop("forward", None)
         put_back()

@@ -1,7 +1,7 @@
 """Hundreds of small random mixes of requests against plain recomputation, token for token.
 
-Every mix has an engine of its own: block size, room, budget, and requests whose prompts begin alike, end at block borders, come and
-go at random, want one text or several, are read at once or later. The seed of each is printed.
+Every mix has an engine of its own: block size, room, budget, guesses ahead, and requests whose prompts begin alike, end at block
+borders, come and go at random, want one text or several, are read at once or later. The seed of each is printed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from tinyseek.engine.params import SamplingParams
 from tinyseek.engine.request import Piece, Request
 from tinyseek.engine.runner import CompiledForward
 from tinyseek.model.config import ModelConfig
+from tinyseek.model.mtp import MTPModule
 from tinyseek.model.transformer import CausalLM
 
 LAYERS = {"num_hidden_layers": 2}
 MODELS = {
-    "mla-moe": ModelConfig(model_type="deepseek_v3", **{**LATENT, **LAYERS}),
-    "mla-dense": ModelConfig(model_type="deepseek_v3", **{**LATENT, **LAYERS, "n_routed_experts": 0}),
+    "mla-moe": ModelConfig(model_type="deepseek_v3", **{**LATENT, **LAYERS}, num_nextn_predict_layers=1),
+    "mla-dense": ModelConfig(
+        model_type="deepseek_v3", **{**LATENT, **LAYERS, "n_routed_experts": 0}, num_nextn_predict_layers=2
+    ),
     "gqa": ModelConfig(model_type="llama", **{**SMALL, **LAYERS}, num_key_value_heads=2),
     "gqa-window": ModelConfig(**{**CONFIGS["qwen2-window"].plain(), **LAYERS}),
     "gpt2": ModelConfig(model_type="gpt2", **{**SMALL, **LAYERS}, tie_word_embeddings=True),
@@ -41,7 +44,10 @@ _models: dict[str, CausalLM] = {}
 def model_of(name: str) -> CausalLM:
     if name not in _models:
         torch.manual_seed(1)
-        _models[name] = CausalLM(MODELS[name]).eval()
+        _models[name] = model = CausalLM(MODELS[name]).eval()
+        for module in model.mtp:  # so that it guesses from the token's embedding alone, and sometimes right
+            assert isinstance(module, MTPModule)
+            torch.nn.init.eye_(module.eh_proj.weight)
     return _models[name]
 
 
@@ -74,6 +80,8 @@ class Mix:
             max_sequences=sequences,
             max_batch_tokens=sequences + rng.choice([0, 1, 3, 10, 40, 500]),
             prefix_cache=rng.random() < 0.8,
+            speculate=rng.choice(["none", "lookup", "mtp" if model.mtp else "lookup"]),
+            draft_tokens=rng.randrange(1, 6),
         )
         self.engine = Engine(model, None, self.settings)
         if isinstance(self.engine.runner.forward, CompiledForward):
@@ -145,7 +153,7 @@ class Mix:
 def test_mixes_equal_recomputation(name: str) -> None:
     model = model_of(name)
     start = random.randrange(1 << 30)
-    written = ties = preempted = reused = 0
+    written = ties = preempted = reused = guessed = right = 0
     for seed in range(start, start + MIXES):
         print(f"{name}: seed {seed}")
         mix = Mix(model, seed)
@@ -174,10 +182,15 @@ def test_mixes_equal_recomputation(name: str) -> None:
         assert mix.engine.step() is False
         preempted += mix.engine.stats().preemptions
         reused += mix.engine.stats().cached_tokens
-    print(f"{written} tokens, {ties} ties, {preempted} preemptions, {reused} prompt tokens reused")
+        guessed += mix.engine.stats().drafted
+        right += mix.engine.stats().accepted
+    print(
+        f"{written} tokens, {ties} ties, {preempted} preemptions, {reused} prompt tokens reused, {right} of {guessed} guesses"
+    )
     assert ties * 1000 <= written
     assert preempted > 5
     assert reused > 50
+    assert guessed > right > 5
 
 
 @pytest.mark.parametrize("name", MODELS)

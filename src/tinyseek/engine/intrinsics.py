@@ -86,6 +86,21 @@ def power_of_two(typing: Any, exponent: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the line of memory that an element lies in, and do not wait for it. The element need not exist."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, b, arguments[0]).data
+        pointer = b.bitcast(b.gep(data, [arguments[1]]), ir.PointerType(_I8))
+        kinds = [ir.PointerType(_I8), _I32, _I32, _I32]
+        ask = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
+        b.call(ask, [pointer, *(ir.Constant(_I32, number) for number in (0, 3, 1))])  # to read, into all caches, data
+        return context.get_dummy_value()
+
+    return numba.void(array, index), generate
+
+
+@intrinsic
 def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, sums_G: Any) -> Any:
     """A row of int4 times x: over groups, scale * (nibbles . x) + least * (sum of x).
 

@@ -40,6 +40,7 @@ Weight = Any  # a tuple of arrays, as above
 # Sums may be reordered (that is what lets them run in vector registers), but a NaN stays a NaN.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _ZERO = np.float32(0.0)
+AHEAD = 4
 # Division by zero gives infinity as in NumPy: Python's check for it would keep a loop out of the vector registers.
 compiled = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 parallel = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", parallel=PARALLEL)
@@ -156,6 +157,15 @@ def _at(stack: Any, index: Any) -> Any:
     return (one, two, three)[len(stack.types) - 1]
 
 
+@compiled
+def ask_for(w_PQ: Array, row: int) -> None:
+    """Prefetch a row that is wanted soon: a processor guesses what comes next within a page of 4 KB only."""
+    if row < w_PQ.shape[0]:
+        w_Q = w_PQ[row]
+        for q in range(0, w_Q.shape[0], 64 // w_Q.itemsize):
+            wide.prefetch(w_Q, q)
+
+
 def group_sums(weight: Weight, x_Q: Array) -> Array:
     """What `dot` wants to know of x beforehand: for int4 the sums of its groups, else nothing."""
     raise NotImplementedError  # numba takes `_group_sums`
@@ -238,6 +248,7 @@ def product(threads: int, weight: Weight, x_NQ: Array, add: bool, out_NP: Array)
         sums_G = group_sums(weight, x_NQ[0])
         for thread in prange(threads):
             for p in range(thread * rows // threads, (thread + 1) * rows // threads):
+                ask_for(weight[0], p + AHEAD)
                 total = dot(weight, p, x_NQ[0], sums_G)
                 out_NP[0, p] = out_NP[0, p] + total if add else total
     else:
@@ -266,6 +277,8 @@ def gated_product(threads: int, gate: Weight, up: Weight, x_NQ: Array, out_NP: A
             first, last = thread * rows // threads, (thread + 1) * rows // threads
             both_2P = np.empty((2, last - first), np.float32)
             for p in range(first, last):
+                ask_for(gate[0], p + AHEAD)
+                ask_for(up[0], p + AHEAD)
                 both_2P[0, p - first] = dot(gate, p, x_NQ[0], sums_G)
                 both_2P[1, p - first] = dot(up, p, x_NQ[0], sums_G)
             swiglu(both_2P[0], both_2P[1], out_NP[0, first:last])

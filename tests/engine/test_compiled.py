@@ -132,7 +132,7 @@ def test_prediction_ahead_equals_training(format: Format) -> None:
     hidden, _, context = plain.hidden(ids[None])
     expected = []
     for depth, module in enumerate(plain.mtp, start=1):
-        context = transformer._shorter(context, len(ids) - depth)
+        context = transformer._shorter(context, len(ids) - depth, None)
         hidden, _ = module.predict(hidden[:, :-1], plain.model.embed_tokens(ids[None, depth:]), context)
         expected.append(hidden[0])
     if format != "float32":

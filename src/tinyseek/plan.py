@@ -21,7 +21,8 @@ from tinyseek.errors import UserError
 from tinyseek.model.config import ModelConfig
 from tinyseek.recipe import KINDS, Recipe, kind_of
 from tinyseek.settings import StageSettings
-from tinyseek.train.options import PretrainSettings, SftSettings, TrainSettings
+from tinyseek.train.options import PretrainSettings, TrainSettings
+from tinyseek.tune.options import SftSettings
 
 SAMPLE_BYTES = 6_000_000  # of the corpus that the cheap stages are tried on
 _GB = 1e9

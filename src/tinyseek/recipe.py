@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
     "pretrain": Kind(
         "tinyseek.train.options:PretrainSettings", "tinyseek.train.pretrain", "train a model on plain text"
     ),
-    "sft": Kind("tinyseek.train.options:SftSettings", "tinyseek.tune.sft", "teach a model to answer"),
+    "sft": Kind("tinyseek.tune.options:SftSettings", "tinyseek.tune.sft", "teach a model to answer"),
     "eval": Kind("tinyseek.evaluate.options:EvalSettings", "tinyseek.evaluate.scores", "score models on held-out data"),
     "report": Kind("tinyseek.evaluate.options:ReportSettings", "tinyseek.evaluate.report", "write the report card"),
 }
@@ -229,7 +229,7 @@ def _check_order(recipe: Recipe, place: Callable[[list[str]], str]) -> None:
                 raise UserError(
                     f'{at}: {name}.{role}: takes from "{source}", which comes later; put "{source}" before it'
                 )
-            if not Path(source).exists():
+            if not Path(source).exists() and not stage.located(role.partition(".")[0], source):
                 missing = f"neither a stage of this recipe nor a path; {suggestion(source, names[:position])}"
                 raise UserError(f'{at}: {name}.{role}: takes from "{source}", {missing}')
 

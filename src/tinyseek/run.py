@@ -124,7 +124,10 @@ def why_build(settings: StageSettings, folder: Path) -> str:
 
 def input_keys(settings: StageSettings) -> dict[str, str]:
     """The key of everything that a stage is made from, by its role: earlier stages, files, the raw text's content."""
-    keys = {role: artifact.key_of(Path(path)) for role, path in settings.taken().items()}
+    keys = {
+        role: settings.input_key(role.partition(".")[0], path) or artifact.key_of(Path(path))
+        for role, path in settings.taken().items()
+    }
     if hasattr(settings, "corpus"):
         from tinyseek.text.sources import SourceSettings, corpus_key
 
@@ -149,7 +152,8 @@ def _check_paths(recipe: Recipe) -> None:
     """What a late stage needs from outside must be there before an early one works for hours."""
     for name, stage in recipe.stages.items():
         for role, source in stage.taken().items():
-            if source not in recipe.stages and not Path(source).exists():
+            known = source in recipe.stages or Path(source).exists() or stage.located(role.partition(".")[0], source)
+            if not known:
                 raise UserError(f"{name}.{role}: {source}: no such file or folder")
 
 

@@ -82,13 +82,30 @@ class StageSettings(Settings):
         return roles
 
     def resolved(self, path_of: Callable[[str], str]) -> Self:
-        """A copy whose inputs are real paths, by `path_of` from what the recipe calls them."""
+        """A copy whose inputs are real paths, by `path_of` from what the recipe calls them, or what `located` makes of a name."""
+
+        def real(role: str, source: str) -> str:
+            path = path_of(source)
+            return path if Path(path).exists() else self.located(role, source) or path
+
         found: dict[str, Any] = {}
         for name in self._marked("input"):
             value = getattr(self, name)
             if value is not None:
-                found[name] = path_of(value) if isinstance(value, str) else [path_of(entry) for entry in value]
+                found[name] = real(name, value) if isinstance(value, str) else [real(name, entry) for entry in value]
         return self.model_copy(update=found)
+
+    def located(self, role: str, source: str) -> str | None:  # noqa: ARG002
+        """Where an input lies that is named, and is neither a stage nor a path: a pulled model, a data set. None: it is not there.
+
+        Raises:
+            UserError: the name could be known and is not, with what is.
+        """
+        return None
+
+    def input_key(self, role: str, source: str) -> str | None:  # noqa: ARG002
+        """The key of an input's content, where it is more than that of the file or folder `source`; else None."""
+        return None
 
     def essence(self) -> dict[str, Any]:
         """The plain settings that decide what is made: without the inputs' names and without what has no effect on it."""

@@ -17,8 +17,8 @@ from tinyseek.model.presets import from_preset
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.shards import IGNORED
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
-from tinyseek.train.options import SftSettings
 from tinyseek.tune import sft
+from tinyseek.tune.options import SftSettings
 
 WORDS = [
     "how",

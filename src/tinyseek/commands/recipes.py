@@ -173,8 +173,8 @@ def bring(kind: str, out: Path, values: dict[str, Any]) -> Path:
 
     given = settings.resolved(path_of)
     for role, source in given.taken().items():
-        if not Path(source).exists():
-            key = role.partition(".")[0]
+        key = role.partition(".")[0]
+        if not Path(source).exists() and not given.located(key, source):
             raise UserError(f"{kind}.{key}: {source}: no such folder, here or in {out.parent}; give {key}=PATH")
     outcome = run.bring_up_to_date(given, out, say, out.name)
     facts = terminal.figures(outcome.manifest)

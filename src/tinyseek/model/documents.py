@@ -76,27 +76,37 @@ class _Back(torch.autograd.Function):
         return grads[0].new_zeros(ctx.shape).index_copy_(0, place_N, grads[0]), None
 
 
+def lengths(documents_BT: Tensor) -> Tensor:
+    """How long the document is that each position is in, int64 [B, T]."""
+    number_N = _begins(documents_BT).flatten().cumsum(0) - 1
+    return torch.bincount(number_N)[number_N].view_as(documents_BT)
+
+
+def _begins(documents_BT: Tensor) -> Tensor:
+    begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return begins_BT
+
+
 def lay_out(documents_BT: Tensor) -> Documents:
     """Group a batch's documents.
 
     Args:
         documents_BT: which document of its row each position is in; a document's positions stand together.
     """
-    changes_BT = torch.ones_like(documents_BT, dtype=torch.bool)
-    changes_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
-    starts_D = changes_BT.flatten().nonzero().squeeze(-1)
+    starts_D = _begins(documents_BT).flatten().nonzero().squeeze(-1)
     ends_D = torch.cat((starts_D[1:], starts_D.new_tensor([documents_BT.numel()])))
     lengths_D = ends_D - starts_D
     order_D = lengths_D.argsort(descending=True, stable=True)
     starts_D, lengths_D = starts_D[order_D], lengths_D[order_D]
-    lengths = lengths_D.tolist()
+    sizes = lengths_D.tolist()
     groups: list[Group] = []
     sources, places = [], torch.empty(documents_BT.numel(), dtype=torch.int64, device=documents_BT.device)
     first = offset = 0
-    while first < len(lengths):
-        longest = lengths[first]
+    while first < len(sizes):
+        longest = sizes[first]
         last = first + 1
-        while last < len(lengths) and lengths[last] >= NEAR * longest:
+        while last < len(sizes) and sizes[last] >= NEAR * longest:
             last += 1
         index_L = torch.arange(longest, device=starts_D.device)
         inside_DL = index_L < lengths_D[first:last, None]

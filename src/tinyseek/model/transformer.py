@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tinyseek.model.attention import Context, KeyValueCache, causal_mask
 from tinyseek.model.block import Block
 from tinyseek.model.config import ModelConfig
-from tinyseek.model.documents import lay_out
+from tinyseek.model.documents import lay_out, lengths
 from tinyseek.model.layers import make_norm
 from tinyseek.model.loss import IGNORED, linear_cross_entropy
 from tinyseek.model.moe import MixtureOfExperts
@@ -81,9 +81,8 @@ class CausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         depths = range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers)
         self.mtp = nn.ModuleList(MTPModule(config, layer) for layer in depths)
-        self.fixed_shapes = (
-            False  # documents by a mask: slower, and every batch is of one shape, as a compiler wants it
-        )
+        self.noise = 0.0  # on the embeddings in training: NEFTune's alpha
+        self.fixed_shapes = False  # documents by a mask: slower, but of one shape, as a compiler wants its batches
         self._angles: tuple[Tensor, Tensor] | None = None
         if self.lm_head.weight.device.type != "meta":
             self.initialise()
@@ -137,6 +136,8 @@ class CausalLM(nn.Module):
             x_BTD = x_BTD + self.model.embed_positions(positions)
         elif self.config.positions == "sinusoidal":
             x_BTD = x_BTD + sinusoids(int(positions.max()) + 1, self.config.hidden_size).to(x_BTD)[positions]
+        if self.training and self.noise:
+            x_BTD = x_BTD + self._noise(x_BTD, documents_BT)
         balances = []
         for block in self.model.layers:
             x_BTD, balance = block(x_BTD, context)
@@ -182,6 +183,14 @@ class CausalLM(nn.Module):
         balance = torch.stack(balances).mean(0) @ (tokens_B / by).float() if balances else following.new_zeros(())
         total = following + config.mtp_loss_weight * ahead + config.balance_loss_weight * len(balances) * balance
         return Losses(total, following.detach(), ahead.detach(), balance.detach(), tokens)
+
+    def _noise(self, x_BTD: Tensor, documents_BT: Tensor | None) -> Tensor:
+        """Uniform in +-alpha / sqrt(L D) of a sequence of L tokens (NEFTune, arXiv 2310.05914, algorithm 1)."""
+        length: Tensor | int = x_BTD.shape[1]
+        if documents_BT is not None:
+            length = lengths(documents_BT).unsqueeze(-1)
+        size = self.noise * torch.rsqrt(torch.as_tensor(length * x_BTD.shape[2], dtype=torch.float32))
+        return (torch.empty_like(x_BTD, dtype=torch.float32).uniform_(-1, 1) * size.to(x_BTD.device)).to(x_BTD.dtype)
 
     def _cross_entropy(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())

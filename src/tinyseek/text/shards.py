@@ -292,6 +292,35 @@ class Packed:
         return Rows(ids_BT, targets_BT, documents_BT)
 
 
+class EndToEnd:
+    """Documents as they come: a batch is one row of them all, each with its own number, and nothing is padding.
+
+    A document of L ids takes L - 1 positions, for its last id is only a target.
+    """
+
+    def __init__(self, file: TokenFile) -> None:
+        self.file = file
+        starts = np.concatenate((np.zeros(1, np.int64), file.ends[:-1]))
+        kept = file.ends - starts > 1  # one id alone predicts nothing
+        self._starts, self._ends = starts[kept], file.ends[kept]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, items: Indices) -> Rows:
+        at = np.atleast_1d(np.asarray(items, np.int64))
+        if len(at) and not (-len(self) <= at.min() and at.max() < len(self)):
+            raise IndexError(f"documents {at} of {len(self)}")
+        spans = [slice(start, end) for start, end in zip(self._starts[at], self._ends[at], strict=True)]
+        ids_T = np.concatenate([self.file.ids[span][:-1] for span in spans]).astype(np.int64)
+        targets_T = np.concatenate([self.file.ids[span][1:] for span in spans]).astype(np.int64)
+        if self.file.mask is not None:
+            targets_T[np.concatenate([self.file.mask[span][1:] for span in spans]) == 0] = IGNORED
+        lengths = [span.stop - span.start - 1 for span in spans]
+        documents_T = np.repeat(np.arange(len(at), dtype=np.int32), lengths)
+        return Rows(ids_T[None], targets_T[None], documents_T[None])
+
+
 Part = tuple[int, int]  # where it starts in the ids, and how many positions it takes
 
 

@@ -39,7 +39,7 @@ IGNORED = -100
 
 
 class Source(Protocol):
-    """Rows of training data by number: `text.shards.Windows`, `Packed`."""
+    """Training data by number: `text.shards.Windows` and `Packed` give a row for each, `EndToEnd` one row of all."""
 
     def __len__(self) -> int: ...
 
@@ -48,9 +48,9 @@ class Source(Protocol):
 
 @dataclass
 class Batch:
-    """What one optimiser step sees, in equal micro-batches."""
+    """What one optimiser step sees, in micro-batches of equally many items."""
 
-    micro: list[tuple[Tensor, Tensor, Tensor | None]]  # ids, targets, documents, each [B / accumulate, T]
+    micro: list[tuple[Tensor, Tensor, Tensor | None]]  # ids, targets, documents, each [rows, T]
     targets: int  # tokens that have a target, in all of them
     tokens: int  # positions
 
@@ -76,6 +76,7 @@ def train(
     resume: state.Checkpoint | None = None,
     flops_per_token: float = 0.0,
     title: str = "train",
+    write: Callable[[Path], object] | None = None,
 ) -> Outcome:
     """Train a model until its last step, going on from a checkpoint if one is given.
 
@@ -85,6 +86,7 @@ def train(
         work: where checkpoints, metrics.jsonl and the loss curve go; the caller holds it (`state.held`).
         made_from: settings and input keys; recorded, and compared when the run is resumed (`resumable`).
         flops_per_token: of forward and backward, for the utilisation shown.
+        write: puts what was trained into a checkpoint's folder; none writes the whole model.
     Raises:
         StoppedError: the user asked to stop; saved.
         DivergedError: the loss became NaN or jumped and stayed up.
@@ -97,6 +99,7 @@ def train(
     model.to(device).train()
     state.own_memory(model)
     optimizer = make_optimizer(model, settings)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sampler = Sampler(len(source), settings.batch_size, settings.seed)
     progress = resume.progress if resume else state.Progress(sampler=sampler.state())
     torch.manual_seed(settings.seed)
@@ -134,7 +137,7 @@ def train(
                     )
                 losses.total.backward()
                 sums_3 += torch.stack((losses.next, losses.mtp, losses.balance)).float()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+            norm = nn.utils.clip_grad_norm_(trained, settings.clip or math.inf)
 
             done, position = batch, sampler.state()  # the checkpoint of this step draws the next batch again
             batch = fetch(source, sampler.next(), settings, device)  # while the device is still at work
@@ -175,7 +178,9 @@ def train(
             # In the middle of what may become a spike nothing is saved, so that the last checkpoint stays a good one.
             if at_end or (not progress.streak and (better or is_due(progress.step, settings.save_every, steps))):
                 report.flush()
-                saved = state.save(work, model, optimizer, progress, made_from, setup.plain(), device, val_loss)
+                saved = state.save(
+                    work, write or model.save, optimizer, progress, made_from, setup.plain(), device, val_loss
+                )
                 state.prune(work, settings.keep_last)
                 report.draw()
 
@@ -227,20 +232,26 @@ def say_differences(checkpoint: state.Checkpoint, setup: Setup) -> None:
 
 
 def fetch(source: Source, indices: np.ndarray[Any, Any], settings: TrainSettings, device: torch.device) -> Batch:
-    """The rows of those numbers, as tensors on the device, in micro-batches."""
-    rows = source[indices]
-    targets = int((rows.targets_BT != IGNORED).sum())
-    arrays = [rows.ids_BT, rows.targets_BT, *([] if rows.documents_BT is None else [rows.documents_BT])]
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    if device.type == "cuda":
-        tensors = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
-    elif device.type != "cpu":
-        tensors = [tensor.to(device) for tensor in tensors]
+    """The items of those numbers, as tensors on the device, in micro-batches."""
+
+    def tensor(array: np.ndarray[Any, Any]) -> Tensor:
+        made = torch.from_numpy(np.ascontiguousarray(array))
+        if device.type == "cuda":
+            return made.pin_memory().to(device, non_blocking=True)
+        return made if device.type == "cpu" else made.to(device)
+
     size = math.ceil(len(indices) / settings.accumulate)
-    parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
-    return Batch(
-        [(part[0], part[1], part[2] if len(part) > 2 else None) for part in parts], max(1, targets), tensors[0].numel()
-    )
+    parts = [source[indices[start : start + size]] for start in range(0, len(indices), size)]
+    targets = sum(int((rows.targets_BT != IGNORED).sum()) for rows in parts)
+    micro = [
+        (
+            tensor(rows.ids_BT),
+            tensor(rows.targets_BT),
+            None if rows.documents_BT is None else tensor(rows.documents_BT),
+        )
+        for rows in parts
+    ]
+    return Batch(micro, max(1, targets), sum(rows.ids_BT.size for rows in parts))
 
 
 def compile_blocks(
@@ -273,7 +284,7 @@ def compile_blocks(
         with autocast():
             total = model.loss(ids_BT, targets_BT, documents_BT).total
         total.backward()
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
         found = torch.cat([total.detach().reshape(1), *(gradient.flatten() for gradient in gradients)])
         put_back()
         return found
@@ -381,7 +392,7 @@ def finish(
     tokenizer: Tokenizer,
     figures: Mapping[str, Any],
 ) -> None:
-    """Turn a finished run into its artefact: the model, its tokenizer, metrics and curve; then drop the work folder."""
+    """Turn a finished run into its artefact: what was trained, the tokenizer, metrics and curve; then drop the work folder."""
     with artifact.writing(folder, kind, settings.essence(), inputs=inputs, keys=keys) as (partial, measured):
         state.copy_model(outcome.folder, partial)
         tokenizer.save(partial)

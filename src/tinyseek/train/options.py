@@ -167,21 +167,3 @@ class PretrainSettings(TrainSettings):
         if "vocab_size" not in self.model:
             del written_out["vocab_size"]
         return super().essence() | {"model": written_out}
-
-
-class SftSettings(TrainSettings):
-    """Supervised fine-tuning: a base model learns to answer, from conversations."""
-
-    model: str = taken_from("pretrain", "model folder to start from")
-    data: list[str] = taken_from(
-        ["tasks"], "conversations: tasks folders, or alpaca, sharegpt, OpenAI-messages files (json, jsonl)"
-    )
-
-    epochs: float = Field(3.0, gt=0, description="passes over the conversations, where `steps` is none")
-    lr: float = Field(3e-4, gt=0, le=10, description="highest learning rate")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="pull of matrices to zero")
-    validate_every: int = Field(100, ge=0, description="steps between validations; 0 for one at the end")
-    val_fraction: float = Field(0.02, ge=0, le=0.5, description="share of the conversations held out to validate on")
-    too_long: Literal["drop", "truncate"] = Field(
-        "drop", description="what becomes of a conversation longer than seq_len"
-    )

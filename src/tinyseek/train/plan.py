@@ -206,7 +206,7 @@ def _child(job: dict[str, Any]) -> Probe:
         records = "".join(json.dumps({"step": n, "loss": 1.0, "lr": 1e-3}) + "\n" for n in range(1, 9))
         (Path(work) / metrics.METRICS).write_text(records, encoding="utf-8")
         progress = state.Progress(sampler={"epoch": 0})
-        state.save(Path(work), model, optimizer, progress, {}, setup.plain(), device, None)
+        state.save(Path(work), model.save, optimizer, progress, {}, setup.plain(), device, None)
         metrics.draw(Path(work) / metrics.METRICS, Path(work) / metrics.CURVE, "probe")
     unit = 1 if sys.platform == "darwin" else 1024
     # The mean, not the median: on a machine with other work the slow steps are part of what a run will see.

@@ -1,8 +1,8 @@
 """Training checkpoints: all that a run needs to go on as if it had never stopped.
 
-`WORK/step-000400/` is a Hugging Face model folder plus `optimizer.safetensors` and `state.json`. It is written aside, flushed to
-disk and renamed, so a folder of that name is whole; `state.json` also lists the sizes of the files, by which a copy that was cut
-short is told.
+`WORK/step-000400/` is a Hugging Face model folder, or an adapter's, plus `optimizer.safetensors` and `state.json`. It is written
+aside, flushed to disk and renamed, so a folder of that name is whole; `state.json` also lists the sizes of the files, by which a
+copy that was cut short is told.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyseek.errors import UserError
 from tinyseek.train.optim import Optimizer
 
 if TYPE_CHECKING:
-    from tinyseek.model.transformer import CausalLM
+    pass
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -107,7 +107,7 @@ def own_memory(model: nn.Module) -> None:
 
 def save(
     work: Path,
-    model: CausalLM,
+    write: Callable[[Path], object],
     optimizer: Optimizer,
     progress: Progress,
     made_from: Mapping[str, Any],
@@ -117,6 +117,8 @@ def save(
 ) -> Path:
     """Write the checkpoint of `progress.step`.
 
+    Args:
+        write: puts what is trained into a folder: a whole model, or an adapter alone.
     Raises:
         UserError: the disk is full or cannot be written; earlier checkpoints stay.
     """
@@ -125,7 +127,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        model.save(partial)
+        write(partial)
         tensors = {name: tensor.detach().contiguous() for name, tensor in optimizer.state_dict().items()}
         save_file(tensors, partial / OPTIMIZER)
         values = {
@@ -236,7 +238,7 @@ def prune(work: Path, keep_last: int) -> None:
 
 
 def copy_model(checkpoint: Path, target: Path) -> None:
-    """Copy a checkpoint's model folder, without what only training needs."""
+    """Copy what a checkpoint has of the model, without what only training needs."""
     shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(STATE, OPTIMIZER), dirs_exist_ok=True)
 
 

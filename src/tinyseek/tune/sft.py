@@ -1,7 +1,7 @@
 """Supervised fine-tuning: a base model learns to answer from conversations.
 
-The loss is on what the assistant says alone. Conversations are packed into full rows, and a mask keeps each from seeing its
-neighbours, so that packing changes the speed and not the result.
+The loss is on what the assistant says alone, unless `learn` says otherwise. Conversations are packed into full rows, or come as
+they are without padding; none sees its neighbours either way, so packing changes the speed and not what is learned from each.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
-from tinyseek.model.transformer import CausalLM
 from tinyseek.text.chat import encode_examples, read_conversations
-from tinyseek.text.shards import Packed, TokenFile, write_tokens
+from tinyseek.text.shards import EndToEnd, Packed, TokenFile, write_tokens
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, state
-from tinyseek.train.options import SftSettings
+from tinyseek.tune.learner import check_fits, learner
+from tinyseek.tune.options import SftSettings
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Examples:
 
 
 def build(settings: SftSettings, folder: Path) -> None:
-    """Fine-tune a model folder. A run that was stopped goes on from `FOLDER.work`.
+    """Fine-tune a model, or train an adapter for it. A run that was stopped goes on from `FOLDER.work`.
 
     Raises:
         UserError: no conversations, a tokenizer that does not fit the model, a seq_len beyond its context.
@@ -56,44 +56,32 @@ def build(settings: SftSettings, folder: Path) -> None:
     work = folder.with_name(folder.name + ".work")
     with state.held(work):
         resume = loop.resumable(work, made_from, settings)
-        model = CausalLM.load(resume.folder if resume else base)
-        check_fits(model, tokenizer, base, settings)
+        learns = learner(settings, base, folder, resume)
+        model = learns.model
+        model.noise = settings.neftune
+        check_fits(model, tokenizer, base, settings.seq_len)
         examples = encode(settings.data, tokenizer, settings)
         report(examples, settings)
         splits = {split: pack(work / "tokens", split, examples, tokenizer, settings) for split in examples.ids}
         rows = splits["train"]
         if rows is None:
             raise UserError(f"{', '.join(settings.data)}: no example is left to learn from; see the counts above")
+        # Batches of many shapes, and products with weights that are made on the way, are no food for a compiler.
+        plain = settings.lora is None and settings.packing
         outcome = loop.train(
             model,
             rows,
-            settings,
+            settings if plain else settings.model_copy(update={"compile": False}),
             work,
             val=splits["val"],
             made_from=made_from,
             resume=resume,
-            flops_per_token=metrics.training_flops(model.config, settings.seq_len),
+            flops_per_token=learns.flops * metrics.training_flops(model.config, settings.seq_len),
             title=folder.name,
+            write=learns.write,
         )
         figures = examples.figures(settings.too_long == "truncate") | {"rows": len(rows)}
         loop.finish(outcome, work, folder, "sft", settings, inputs, keys, tokenizer, figures)
-
-
-def check_fits(model: CausalLM, tokenizer: Tokenizer, base: Path, settings: SftSettings) -> None:
-    """See that tokenizer, model and settings go together.
-
-    Raises:
-        UserError: they do not.
-    """
-    config = model.config
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{base}: its tokenizer has {tokenizer.vocab_size} tokens, its model {config.vocab_size}; they do not belong together"
-        )
-    if settings.seq_len > config.max_position_embeddings:
-        raise UserError(
-            f"seq_len={settings.seq_len}: {base} has a context of {config.max_position_embeddings}; lower seq_len"
-        )
 
 
 def encode(sources: Iterable[str | Path], tokenizer: Tokenizer, settings: SftSettings) -> Examples:
@@ -149,11 +137,14 @@ def report(examples: Examples, settings: SftSettings) -> None:
         metrics.say(f"warning: {examples.silent:,} examples without anything said by the assistant were dropped")
 
 
-def pack(folder: Path, split: str, examples: Examples, tokenizer: Tokenizer, settings: SftSettings) -> Packed | None:
-    """Write a split's tokens and pack them into rows; none where it is empty."""
+def pack(
+    folder: Path, split: str, examples: Examples, tokenizer: Tokenizer, settings: SftSettings
+) -> Packed | EndToEnd | None:
+    """Write a split's tokens and make rows of them; none where it is empty."""
     if not examples.ids[split]:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     masks = ([bool(said) for said in mask] for mask in examples.masks[split])
     write_tokens(folder, split, examples.ids[split], tokenizer.vocab_size, loss_masks=masks)
-    return Packed(TokenFile.open(folder, split), settings.seq_len, pad_id=tokenizer.pad_id)
+    file = TokenFile.open(folder, split)
+    return Packed(file, settings.seq_len, pad_id=tokenizer.pad_id) if settings.packing else EndToEnd(file)

@@ -28,9 +28,15 @@ from tinyseek.engine.sequence import Sequence
 from tinyseek.errors import UserError
 
 LONGEST = 3  # last tokens that are looked for earlier in the text
-MOST_TEXTS = 8  # texts written at a time up to which guessing pays: with more, a step's time grows with its tokens, right or wrong
-MISSES = 4  # steps in a row without a right guess after which a text rests from guessing
-REST = 32  # steps that it rests; one more miss after them and it rests again
+MOST_TEXTS = (
+    8  # written at a time up to which guessing pays: with more, a step's time grows with its tokens, right or wrong
+)
+PAYS = (
+    1 / 3
+)  # share of right guesses below which a text rests: of a step of the demo's model each further token took a third of the first
+RATE = 1 / 4  # weight of the last step in that share: four misses in a row are enough
+REST = 32  # steps that a text rests from guessing; one more miss after them and it rests again
+TOGETHER = 32  # positions of a text that rests which wait to be put through a module in one go
 
 
 class Guessed:
@@ -63,12 +69,13 @@ def places_of(text: Sequence) -> list[Place]:
 
 
 class Pace:
-    """How many tokens to guess in one text: as many as were right last time, one more if all were, none for a while after
-    repeated misses."""
+    """How many tokens to guess in one text: as many as were right last time, one more if all were; none for a while where too few
+    are right."""
 
     def __init__(self, most: int) -> None:
         self._most = self._length = most
-        self._misses = self._rest = 0
+        self._share = 1.0  # of the guesses that were right, the last steps' above all
+        self._rest = 0
 
     def next(self) -> int:
         """How many in this step."""
@@ -78,13 +85,13 @@ class Pace:
         return self._length
 
     def learn(self, guessed: int, right: int) -> None:
-        """Note how a step's guesses did."""
+        """Note how a step's guesses did. What comes after a wrong one tells nothing."""
         if not guessed:
             return
         self._length = min(self._length + 1, self._most) if right == guessed else max(right, 1)
-        self._misses = 0 if right else self._misses + 1
-        if self._misses >= MISSES:
-            self._misses, self._rest = MISSES - 1, REST
+        self._share += RATE * (right / min(right + 1, guessed) - self._share)
+        if self._share < PAYS:
+            self._share, self._rest = PAYS, REST
 
 
 class Lookup:
@@ -127,12 +134,28 @@ class Memory:
     """What guessing keeps of one text.
 
     Attributes:
-        waiting: by depth, the last positions' rows, for which the module wants tokens that are not written yet.
+        waiting: by depth, rows that the module has not seen: the last ones, whose following tokens are not written yet, and in a
+            text that rests those before them.
     """
 
     pace: Pace
     lookup: Lookup = field(default_factory=Lookup)
     waiting: dict[int, Rows] = field(default_factory=dict)
+
+    def add(self, depth: int, new: Rows) -> None:
+        """Let rows wait for a module. After a preemption they may not follow those before, which then are dropped."""
+        old = self.waiting.get(depth)
+        if old is not None and old.start + len(old) == new.start:
+            new = Rows(old.start, torch.cat((old.hidden_TD, new.hidden_TD)))
+        self.waiting[depth] = new
+
+    def take(self, depth: int, length: int) -> tuple[Rows, Rows]:
+        """The rows whose following tokens are among the first `length` of the text, which wait no longer; and the others."""
+        rows = self.waiting[depth]
+        count = min(max(length - depth - 1 - rows.start, 0), len(rows))
+        later = Rows(rows.start + count, rows.hidden_TD[count:].clone())
+        self.waiting[depth] = later
+        return Rows(rows.start, rows.hidden_TD[:count]), later
 
 
 @dataclass(frozen=True)
@@ -144,6 +167,51 @@ class Step:
     start: int
     hidden_TD: Tensor
     writing: bool
+
+
+class Try:
+    """One text's way through the modules in one step: the rows of its written tokens, after which there may come rows of guessed
+    ones.
+
+    Attributes:
+        idle: nothing is run for it now.
+        last_D: the hidden state to guess from, or to go on from.
+    """
+
+    last_D: Tensor
+    part: Part
+
+    def __init__(self, text: Sequence, wanted: int, memory: Memory) -> None:
+        self.text, self.wanted, self.memory = text, wanted, memory
+        self.draft: list[int] = []
+        self.idle = False
+        self._certain = 0
+        self._ahead: Tensor | None = None  # the last depth's rows that follow from guessed tokens too
+
+    def begin(self, depth: int, guessing: bool) -> bool:
+        """Set the part to run at a depth; whether there is one. With a draft of `depth` tokens it reaches the last row."""
+        if depth not in self.memory.waiting:
+            return False
+        certain, later = self.memory.take(depth, len(self.text.tokens))
+        self._certain, hidden_TD = len(certain), certain.hidden_TD
+        if guessing:
+            ahead = [] if self._ahead is None else [self._ahead]
+            hidden_TD = torch.cat((hidden_TD, later.hidden_TD, *ahead))
+        start = certain.start + depth + 1
+        following = self.text.tokens[start : start + len(hidden_TD)]
+        following += self.draft[: len(hidden_TD) - len(following)]
+        self.part = Part(self.text.blocks, certain.start, hidden_TD, following)
+        return len(hidden_TD) > 0
+
+    def end(self, out_TD: Tensor, next_depth: int | None) -> None:
+        """Take what the module made of the part, which the next one wants, if there is one."""
+        if next_depth is not None:
+            self.memory.add(next_depth, Rows(self.part.start, out_TD[: self._certain]))
+        self._ahead, self.last_D = out_TD[self._certain :], out_TD[-1]
+
+    def further(self, steps: int) -> Part:
+        """What the last module runs when it goes on from its own hidden state."""
+        return Part(self.text.blocks, len(self.text.tokens) - 1 + steps, self.last_D[None], self.draft[-1:])
 
 
 class Speculator:
@@ -197,80 +265,37 @@ class Speculator:
 
     @torch.inference_mode()
     def _by_modules(self, modules: Modules, steps: list[Step], wanted: list[int]) -> list[list[int]]:
-        """Drafts by the modules, each depth on top of the last; their keys are complete for all that is written afterwards.
+        """Drafts by the modules, each depth on top of the last; their keys become complete for all that is written.
 
         Where more tokens are wanted than there are modules, the last one goes on from its own hidden states, a position further
         for each token.
         """
-        drafts: list[list[int]] = [[] for _ in steps]
-        written = [Rows(step.start, step.hidden_TD) for step in steps]  # that follow from written tokens alone
-        ahead = [step.hidden_TD[:0] for step in steps]  # and after them from guessed ones too
-        last: dict[int, Tensor] = {}  # of each text that goes on guessing the hidden state [D] to go on from
+        tries = [Try(step.text, count, self.memory(step.text)) for step, count in zip(steps, wanted, strict=True)]
+        for step, one in zip(steps, tries, strict=True):
+            one.memory.add(0, Rows(step.start, step.hidden_TD))
+            one.idle = step.writing and not one.wanted and len(one.memory.waiting[0]) < TOGETHER
         for depth in range(max(modules.count, *wanted)):
-            guessing = [place for place, count in enumerate(wanted) if len(drafts[place]) == depth < count]
+            guessing = [one for one in tries if len(one.draft) == depth < one.wanted]
             if depth < modules.count:
-                parts = {}
-                for place, step in enumerate(steps):
-                    rows, certain = self._joined(step.text, depth, written[place])
-                    hidden_TD = rows.hidden_TD[:certain]
-                    if place in guessing:
-                        hidden_TD = torch.cat((rows.hidden_TD, ahead[place]))
-                    parts[place] = Part(
-                        step.text.blocks,
-                        rows.start,
-                        hidden_TD,
-                        _following(step.text, rows.start + depth + 1, hidden_TD, drafts[place]),
-                    )
-                    written[place] = Rows(rows.start, rows.hidden_TD[:certain])
-                busy = [place for place, part in parts.items() if part.count]
-                for place, out_TD in zip(busy, modules(depth, [parts[place] for place in busy]), strict=True):
-                    certain = len(written[place])
-                    written[place], ahead[place] = Rows(parts[place].start, out_TD[:certain]), out_TD[certain:]
-                    last[place] = out_TD[-1]
+                busy = [one for one in tries if not one.idle and one.begin(depth, one in guessing)]
+                for one, out_TD in zip(busy, modules(depth, [one.part for one in busy]), strict=True):
+                    one.end(out_TD, depth + 1 if depth + 1 < modules.count else None)
             elif guessing:
-                further = [
-                    Part(
-                        step.text.blocks,
-                        len(step.text.tokens) - 1 + depth - modules.count,
-                        last[place][None],
-                        drafts[place][-1:],
-                    )
-                    for place in guessing
-                    for step in [steps[place]]
-                ]
-                outs = modules(modules.count - 1, further)
-                last |= {place: out_1D[0] for place, out_1D in zip(guessing, outs, strict=True)}
+                further = [one.further(depth - modules.count) for one in guessing]
+                for one, out_1D in zip(guessing, modules(modules.count - 1, further), strict=True):
+                    one.last_D = out_1D[0]
             if guessing:
-                self._draw(
-                    [steps[place].text for place in guessing],
-                    [drafts[place] for place in guessing],
-                    [last[place] for place in guessing],
-                )
-        return drafts
+                self._draw(guessing)
+        return [one.draft for one in tries]
 
-    def _joined(self, text: Sequence, depth: int, new: Rows) -> tuple[Rows, int]:
-        """What waited for its following tokens and what is new, and for how many of these rows they are there; the others wait."""
-        waiting = self.memory(text).waiting
-        before = waiting.get(depth)
-        if before is not None and before.start + len(before) == new.start:
-            new = Rows(before.start, torch.cat((before.hidden_TD, new.hidden_TD)))
-        certain = min(max(len(text.tokens) - depth - 1 - new.start, 0), len(new))
-        waiting[depth] = Rows(new.start + certain, new.hidden_TD[certain:].clone())
-        return new, certain
-
-    def _draw(self, texts: list[Sequence], drafts: list[list[int]], hidden: list[Tensor]) -> None:
+    def _draw(self, guessing: list[Try]) -> None:
         """Add to each draft what would be drawn if the modules' logits were the model's; not what would end the text."""
-        logits_RV = self._runner.logits(torch.stack(hidden))
-        drawn = sample(logits_RV, [Guessed(text, [*draft]) for text, draft in zip(texts, drafts, strict=True)])
-        for text, draft, found in zip(texts, drafts, drawn, strict=True):
-            if found.error is None and found.token not in text.stops:
-                draft.append(found.token)
-
-
-def _following(text: Sequence, start: int, hidden_TD: Tensor, draft: list[int]) -> list[int]:
-    """As many of the written and the guessed tokens, from a place on, as there are hidden states."""
-    tokens = text.tokens[start : start + len(hidden_TD)]
-    return tokens + draft[: len(hidden_TD) - len(tokens)]
+        logits_RV = self._runner.logits(torch.stack([one.last_D for one in guessing]))
+        for one, drawn in zip(
+            guessing, sample(logits_RV, [Guessed(one.text, [*one.draft]) for one in guessing]), strict=True
+        ):
+            if drawn.error is None and drawn.token not in one.text.stops:
+                one.draft.append(drawn.token)
 
 
 def make_speculator(settings: EngineSettings, runner: Runner, cache: PagedCache, context: int) -> Speculator | None:

@@ -47,7 +47,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bits(tmp_path: Path, fo
         process = forked.Process(target=killed_child, args=(str(work),))
         process.start()
         goal = last + rng.randint(1, 14) if kills < 5 else 10**9
-        while process.is_alive() and (not lines(work) or lines(work)[-1]["step"] < goal):
+        while process.is_alive() and (not (seen := lines(work)) or seen[-1]["step"] < goal):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.03))  # a step takes about 0.01 s, and so does a checkpoint
         if not process.is_alive():

@@ -28,8 +28,9 @@ from tinyseek.engine.products import (
     exp,
     gated_product,
     parallel,
-    part,
     product,
+    visits_in,
+    visits_out,
 )
 
 _ZERO = np.float32(0.0)
@@ -345,6 +346,26 @@ def _leave_best_groups(choice_E: Array, groups: int, kept: int, two_best: bool) 
 
 
 @compiled
+def by_expert(chosen_NA: Array, weights_NA: Array, experts: int) -> tuple[Array, Array, Array]:
+    """The visits sorted by expert: where each expert's begin (and the last one's end), and each visit's row and weight."""
+    rows, active = chosen_NA.shape
+    starts_E = np.zeros(experts + 1, np.int64)
+    for n in range(rows):
+        for a in range(active):
+            starts_E[chosen_NA[n, a] + 1] += 1
+    for e in range(experts):
+        starts_E[e + 1] += starts_E[e]
+    next_E = starts_E.copy()
+    visitor_M, weight_M = np.empty(rows * active, np.int64), np.empty(rows * active, np.float32)
+    for n in range(rows):
+        for a in range(active):
+            place = next_E[chosen_NA[n, a]]
+            next_E[chosen_NA[n, a]] += 1
+            visitor_M[place], weight_M[place] = n, weights_NA[n, a]
+    return starts_E, visitor_M, weight_M
+
+
+@compiled
 def mixture(
     threads: int,
     x_ND: Array,
@@ -366,26 +387,13 @@ def mixture(
     scores_NE = np.empty((rows, bias_E.shape[0]), np.float32)
     product(threads, router, normed_ND, False, scores_NE)
     chosen_NA, weights_NA = choose_experts(scores_NE, bias_E, routing, scaling)
-    inner = gate_up[0].shape[1] // 2
-    visitor_M, weight_M = np.empty(rows, np.int64), np.empty(rows, np.float32)
-    for expert in range(bias_E.shape[0]):
-        visits = 0
-        for n in range(rows):
-            for a in range(chosen_NA.shape[1]):
-                if chosen_NA[n, a] == expert:
-                    visitor_M[visits], weight_M[visits] = n, weights_NA[n, a]
-                    visits += 1
-        if visits == 0:
-            continue
-        x_MD, inner_MI = np.empty((visits, width), np.float32), np.empty((visits, inner), np.float32)
-        for m in range(visits):
-            x_MD[m] = normed_ND[visitor_M[m]]
-        gated_product(threads, part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner), x_MD, inner_MI)
-        for m in range(visits):
-            inner_MI[m] *= weight_M[m]
-        product(threads, part(down, expert, 0, width), inner_MI, False, x_MD)
-        for m in range(visits):
-            x_ND[visitor_M[m]] += x_MD[m]
+    starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_E.shape[0])
+    x_MD = np.empty((visitor_M.shape[0], width), np.float32)
+    for m in range(visitor_M.shape[0]):
+        x_MD[m] = normed_ND[visitor_M[m]]
+    inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[1] // 2), np.float32)
+    visits_in(threads, gate_up, starts_E, x_MD, weight_M, inner_MI)
+    visits_out(threads, down, starts_E, inner_MI, visitor_M, x_ND)
     if shared_gate[0].shape[0] > 0:
         inner_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
         gated_product(threads, shared_gate, shared_up, normed_ND, inner_NI)

@@ -213,7 +213,7 @@ def swiglu(gate_P: Array, up_P: Array, out_P: Array) -> None:
 
 
 @compiled
-def times_two(a_Q: Array, b_Q: Array, x_NQ: Array, out_2N: Array) -> None:
+def times_two(a_Q: Array, b_Q: Array, x_NQ: Array, a_N: Array, b_N: Array) -> None:
     """Two rows of weights times all rows of x, four of these at a time: six loads for eight products."""
     rows, width = x_NQ.shape
     whole = rows - rows % 4
@@ -230,14 +230,14 @@ def times_two(a_Q: Array, b_Q: Array, x_NQ: Array, out_2N: Array) -> None:
             b1 += b * x_NQ[n + 1, q]
             b2 += b * x_NQ[n + 2, q]
             b3 += b * x_NQ[n + 3, q]
-        out_2N[0, n], out_2N[0, n + 1], out_2N[0, n + 2], out_2N[0, n + 3] = a0, a1, a2, a3
-        out_2N[1, n], out_2N[1, n + 1], out_2N[1, n + 2], out_2N[1, n + 3] = b0, b1, b2, b3
+        a_N[n], a_N[n + 1], a_N[n + 2], a_N[n + 3] = a0, a1, a2, a3
+        b_N[n], b_N[n + 1], b_N[n + 2], b_N[n + 3] = b0, b1, b2, b3
     for n in range(whole, rows):
         a0, b0 = _ZERO, _ZERO
         for q in range(width):
             a0 += a_Q[q] * x_NQ[n, q]
             b0 += b_Q[q] * x_NQ[n, q]
-        out_2N[0, n], out_2N[1, n] = a0, b0
+        a_N[n], b_N[n] = a0, b0
 
 
 @parallel
@@ -259,7 +259,7 @@ def product(threads: int, weight: Weight, x_NQ: Array, add: bool, out_NP: Array)
                 other = min(p + 1, last - 1)
                 ask_for(weight[0], p + AHEAD)
                 ask_for(weight[0], p + AHEAD + 1)
-                times_two(widen(weight, p, wide_2Q[0]), widen(weight, other, wide_2Q[1]), x_NQ, out_2N)
+                times_two(widen(weight, p, wide_2Q[0]), widen(weight, other, wide_2Q[1]), x_NQ, out_2N[0], out_2N[1])
                 for n in range(out_2N.shape[1]):
                     if add:
                         out_NP[n, p] += out_2N[0, n]
@@ -291,9 +291,66 @@ def gated_product(threads: int, gate: Weight, up: Weight, x_NQ: Array, out_NP: A
             for p in range(thread * rows // threads, (thread + 1) * rows // threads):
                 ask_for(gate[0], p + AHEAD)
                 ask_for(up[0], p + AHEAD)
-                times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), x_NQ, both_2N)
+                times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), x_NQ, both_2N[0], both_2N[1])
                 swiglu(both_2N[0], both_2N[1], gated_N)
                 out_NP[:, p] = gated_N
+
+
+@parallel
+def visits_in(threads: int, gate_up: Weight, starts_E: Array, x_MD: Array, weight_M: Array, inner_MI: Array) -> None:
+    """inner = weight * silu(x @ gate.T) * (x @ up.T) of every expert's own rows, which are `starts_E[e]` to `starts_E[e + 1]`.
+
+    All experts in one parallel loop, each thread its share of every expert's weights: starting a loop costs as much as an expert.
+    """
+    inner = inner_MI.shape[1]
+    for thread in prange(threads):
+        wide_2Q, both_2M = np.empty((2, x_MD.shape[1]), np.float32), np.empty((2, x_MD.shape[0]), np.float32)
+        for expert in range(starts_E.shape[0] - 1):
+            start, count = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
+            if count == 0:
+                continue
+            gate, up = part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner)
+            own_MD, gate_M, up_M = x_MD[start : start + count], both_2M[0, :count], both_2M[1, :count]
+            sums_G = group_sums(gate, own_MD[0])
+            for p in range(thread * inner // threads, (thread + 1) * inner // threads):
+                ask_for(gate[0], p + AHEAD)
+                ask_for(up[0], p + AHEAD)
+                if count == 1:
+                    gate_M[0], up_M[0] = dot(gate, p, own_MD[0], sums_G), dot(up, p, own_MD[0], sums_G)
+                else:
+                    times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), own_MD, gate_M, up_M)
+                swiglu(gate_M, up_M, gate_M)
+                for m in range(count):
+                    inner_MI[start + m, p] = gate_M[m] * weight_M[start + m]
+
+
+@parallel
+def visits_out(threads: int, down: Weight, starts_E: Array, inner_MI: Array, visitor_M: Array, out_ND: Array) -> None:
+    """out[visitor] += inner @ down.T of every expert's own rows. A thread adds to its own columns alone."""
+    width = out_ND.shape[1]
+    for thread in prange(threads):
+        wide_2Q, both_2M = np.empty((2, inner_MI.shape[1]), np.float32), np.empty((2, inner_MI.shape[0]), np.float32)
+        last = (thread + 1) * width // threads
+        for expert in range(starts_E.shape[0] - 1):
+            start, count = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
+            if count == 0:
+                continue
+            weight, own_MI = part(down, expert, 0, width), inner_MI[start : start + count]
+            first_M, second_M = both_2M[0, :count], both_2M[1, :count]
+            sums_G = group_sums(weight, own_MI[0])
+            for p in range(thread * width // threads, last, 2):
+                other = min(p + 1, last - 1)
+                ask_for(weight[0], p + AHEAD)
+                ask_for(weight[0], p + AHEAD + 1)
+                if count == 1:
+                    first_M[0], second_M[0] = dot(weight, p, own_MI[0], sums_G), dot(weight, other, own_MI[0], sums_G)
+                else:
+                    times_two(widen(weight, p, wide_2Q[0]), widen(weight, other, wide_2Q[1]), own_MI, first_M, second_M)
+                for m in range(count):
+                    row = visitor_M[start + m]
+                    out_ND[row, p] += first_M[m]
+                    if other > p:
+                        out_ND[row, other] += second_M[m]
 
 
 @parallel

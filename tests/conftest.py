@@ -15,5 +15,5 @@ def fake_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
         "cook": Kind("fake_stages:CookSettings", "fake_stages", "cook text"),
         "serve": Kind("fake_stages:ServeSettings", "fake_stages", "serve it"),
     }
+    monkeypatch.setattr("tinyseek.run.KINDS", kinds)  # first: this may be what imports it, and it takes recipe's
     monkeypatch.setattr(recipe, "KINDS", kinds)
-    monkeypatch.setattr("tinyseek.run.KINDS", kinds)

@@ -1,4 +1,4 @@
-"""Conversations: reading them from files, writing them as one text with a chat template, turning them into ids and a loss mask.
+"""Conversations: writing them as one text with a chat template, turning them into ids and a loss mask, and answers back.
 
 One idea carries the safety of it: only the template may write control tokens. Before a conversation is rendered, every control
 token that stands inside a content is broken by a guard character, which is taken out again after the control tokens have been
@@ -9,7 +9,6 @@ The template is DeepSeek's (R1 and V3.1; see `TEMPLATE`).
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import json
 import re
@@ -17,17 +16,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tinyseek.errors import UserError
+from tinyseek.text.conversations import Message, to_messages
+from tinyseek.text.examples import Examples, read_conversations
 
 if TYPE_CHECKING:
     import jinja2
 
     from tinyseek.text.tokenizer import Tokenizer
 
-Message = dict[str, Any]  # {"role": "system|user|assistant|tool", "content": str, ...}
+__all__ = [  # how conversations come out of files is told in conversations.py and examples.py
+    "TEMPLATE",
+    "Answer",
+    "Examples",
+    "Message",
+    "decode_answer",
+    "encode_conversation",
+    "encode_examples",
+    "encode_prompt",
+    "read_conversations",
+    "render_template",
+    "split_reasoning",
+    "to_messages",
+]
 
 # System text follows the first token without a role token, the tools after it; then
 #   <｜User｜>question<｜Assistant｜>answer<｜end▁of▁sentence｜>
@@ -229,15 +242,30 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> tu
     return _encode_marked(tokenizer, text, guard, opening, closing)
 
 
-def encode_examples(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[list[int], list[bool]]]:
+def encode_examples(
+    tokenizer: Tokenizer, messages: Sequence[Message], learn: Literal["answers", "last", "all"] = "answers"
+) -> list[tuple[list[int], list[bool]]]:
     """A conversation as the training examples in which each assistant turn is learnt once, as the model will have to say it.
 
     A conversation is one example, unless an earlier turn holds reasoning. History drops reasoning, so that turn can only be learnt
     where it is the last: the conversation up to its end becomes an example of its own, with the loss on that turn alone.
 
+    What stands after the assistant's last turn is left out: nobody answers it.
+
+    Args:
+        learn: "last" learns the assistant's last turn alone (what it said since the user last spoke), "all" every token, the
+            prompts' too.
     Returns:
         (ids, mask) as `encode_conversation` gives them.
     """
+    messages = messages[: 1 + max((at for at, m in enumerate(messages) if m["role"] == "assistant"), default=-1)]
+    if learn == "all":
+        ids, _ = encode_conversation(tokenizer, messages)
+        return [(ids, [True] * len(ids))]
+    if learn == "last":
+        spoke = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=0)
+        before = [message | {"weight": 0} for message in messages[:spoke]]
+        return [encode_conversation(tokenizer, [*before, *messages[spoke:]])]
     users = [index for index, message in enumerate(messages) if message["role"] == "user"]
     examples = []
     learnt: set[int] = set()
@@ -414,302 +442,3 @@ def _read_calls(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[dict[str, 
             cut = call.index(sep)
             name, arguments = tokenizer.decode(call[:cut]).strip(), tokenizer.decode(call[cut + 1 :])
             yield {"type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-# ---- files to conversations ------------------------------------------------------------------------------------------------------
-
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "function_call": "function_call",
-    "observation": "tool",
-    "tool": "tool",
-}
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_LONGEST_LINE = 64 << 20  # bytes; a conversation that is longer is a file of another kind
-_SHOWN = 20  # problems kept word for word; all are counted
-
-
-class _BadRecordError(ValueError):
-    """Why one record cannot be used."""
-
-
-class Conversations(Iterator[list[Message]]):
-    """The conversations of a file, one at a time; `good` and `bad` count those met so far, `problems` names the first bad ones."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.good = 0
-        self.bad = 0
-        self.problems: list[str] = []
-        self._columns: dict[str, None] = {}
-        self._found = self._read(files)
-
-    def __next__(self) -> list[Message]:
-        return next(self._found)
-
-    def _read(self, files: Sequence[Path]) -> Iterator[list[Message]]:
-        for file in files:
-            before = self.good
-            for where, record in _records(file):
-                try:
-                    if isinstance(record, Exception):
-                        raise record
-                    if isinstance(record, dict):
-                        self._columns.update(dict.fromkeys(map(str, record)))
-                    conversation = to_messages(record)
-                except _BadRecordError as error:
-                    self.bad += 1
-                    if len(self.problems) < _SHOWN:
-                        self.problems.append(f"{file}, {where}: {error}")
-                    continue
-                self.good += 1
-                yield conversation
-            if self.good == before:
-                raise UserError(self._nothing_usable(file))
-
-    def _nothing_usable(self, file: Path) -> str:
-        if not self.bad:
-            return f"{file}: empty; conversations are expected, as JSON or JSONL"
-        columns = f"found the columns {', '.join(list(self._columns)[:12])}" if self._columns else "found no columns"
-        return (
-            f"{file}: no usable conversation among {self.bad:,} records; {columns}, but expected instruction and output "
-            f"(alpaca), conversations (sharegpt) or messages (OpenAI). First problem: {self.problems[0] if self.problems else '-'}"
-        )
-
-
-def read_conversations(path: str | Path) -> Conversations:
-    """Conversations out of a JSON or JSONL file, or a folder of ours with a train.jsonl.
-
-    Each record's format is seen from its columns: alpaca (`instruction`, `input`, `output`, `history`, `system`), sharegpt
-    (`conversations` of `from` and `value`; `system`; `tools`) or OpenAI's `messages`. A record that cannot be used is counted and
-    named by file and line (JSONL) or index (JSON), and the rest goes on. Descriptions of tools end up under "tools" of the first,
-    system message.
-
-    Raises:
-        UserError: at once for a missing file; while reading, for one without any usable record, saying what columns it has.
-    """
-    path = Path(path)
-    if path.is_dir():
-        train = path / "train.jsonl"
-        files = [train] if train.is_file() else sorted([*path.glob("*.jsonl"), *path.glob("*.json")])
-        files = [file for file in files if file.name != "manifest.json"]
-        if not files:
-            raise UserError(f"{path}: no .json or .jsonl file in it")
-    elif path.is_file():
-        files = [path]
-    else:
-        raise UserError(f"{path}: no such file")
-    return Conversations(files)
-
-
-def _records(file: Path) -> Iterator[tuple[str, Any]]:
-    """(where, record) of each entry of a JSON array or JSONL file; an entry that is no JSON is a `_BadRecordError`."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(4096)
-            start = head.removeprefix(codecs.BOM_UTF8).lstrip()
-            stream.seek(0)
-            if start.startswith(b"["):
-                yield from _array_records(stream.read().removeprefix(codecs.BOM_UTF8))
-                return
-            if file.suffix == ".json" and (whole := _whole(stream.read().removeprefix(codecs.BOM_UTF8))) is not None:
-                yield "record 1", whole
-                return
-            stream.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
-            number = 0
-            while line := stream.readline(_LONGEST_LINE):
-                number += 1
-                if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                    yield f"line {number}", _BadRecordError(f"longer than {_LONGEST_LINE >> 20} MB")
-                    while (more := stream.readline(_LONGEST_LINE)) and not more.endswith(b"\n"):
-                        pass
-                elif line.strip():
-                    yield f"line {number}", _parsed(line)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-
-
-def _whole(data: bytes) -> Any:
-    """A file that is one JSON value, or None: then it is JSONL under another name."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return _BadRecordError("not UTF-8; convert the file")
-    except (ValueError, RecursionError) as error:
-        return _BadRecordError(f"not JSON ({error})")
-
-
-def _array_records(data: bytes) -> Iterator[tuple[str, Any]]:
-    """The entries of a JSON array one by one, so that a broken one costs itself and not the file."""
-    text = data.decode("utf-8", errors="surrogateescape")
-    decoder = json.JSONDecoder()
-    between, resume = re.compile(r"[\s,]*"), re.compile(r"\}\s*,\s*(?=\{)")
-    at, index = text.index("[") + 1, 0
-    while True:
-        at = between.match(text, at).end()  # type: ignore[union-attr]  # matches the empty string too
-        if at >= len(text):
-            yield f"record {index + 1}", _BadRecordError("the file ends in the middle of the array")
-            return
-        if text[at] == "]":
-            return
-        index += 1
-        try:
-            record, end = decoder.raw_decode(text, at)
-            if re.search("[\udc80-\udcff]", text[at:end]):
-                record = _BadRecordError("not UTF-8; convert the file")
-            at = end
-            yield f"record {index}", record
-        except (ValueError, RecursionError) as error:
-            yield f"record {index}", _BadRecordError(f"not JSON ({error})")
-            onwards = resume.search(text, getattr(error, "pos", at))
-            if onwards is None:
-                return
-            at = onwards.end()
-
-
-def to_messages(record: Any) -> list[Message]:
-    """One record of any of the known formats as messages.
-
-    Raises:
-        ValueError: why it cannot be used.
-    """
-    if not isinstance(record, dict):
-        raise _BadRecordError(f"an object is expected, not {type(record).__name__}")
-    if "messages" in record:
-        messages = [_openai_message(entry) for entry in _list(record["messages"], "messages")]
-    elif "conversations" in record or "conversation" in record:
-        name = "conversations" if "conversations" in record else "conversation"
-        messages = [_sharegpt_message(entry) for entry in _list(record[name], name)]
-    elif "instruction" in record and "output" in record:
-        messages = _alpaca_messages(record)
-    else:
-        raise _BadRecordError(f"no known columns (found {', '.join(map(str, list(record)[:8])) or 'none'})")
-    _place_system(messages, record)
-    if not any(message["role"] == "assistant" for message in messages):
-        raise _BadRecordError("the assistant says nothing")
-    if not any(message["role"] == "user" for message in messages):
-        raise _BadRecordError("the user says nothing")
-    return messages
-
-
-def _place_system(messages: list[Message], record: Mapping[str, Any]) -> None:
-    """Put a record's own `system` and `tools` into the first message."""
-    system = record.get("system")
-    if system and isinstance(system, str):
-        messages.insert(0, {"role": "system", "content": system})
-    tools = record.get("tools")
-    if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise _BadRecordError(f'"tools" is not JSON ({error})') from None
-    if not tools:
-        return
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise _BadRecordError('"tools" should be a list of objects')
-    if not all(isinstance((tool.get("function") or tool).get("name"), str) for tool in tools):
-        raise _BadRecordError("a tool has no name")
-    if messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": ""})
-    messages[0]["tools"] = tools
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise _BadRecordError(f'"{name}" should be a list that is not empty')
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise _BadRecordError(f'"{name}" should be text, not {type(value).__name__}')
-    return value
-
-
-def _alpaca_messages(record: Mapping[str, Any]) -> list[Message]:
-    parts = [_text(record[name], name) for name in ("instruction", "input") if record.get(name)]
-    question = "\n".join(parts)
-    messages: list[Message] = []
-    for exchange in record.get("history") or []:
-        if not isinstance(exchange, list) or len(exchange) != 2:
-            raise _BadRecordError('"history" should be a list of [question, answer]')
-        messages.append({"role": "user", "content": _text(exchange[0], "history")})
-        messages.append({"role": "assistant", "content": _text(exchange[1], "history")})
-    answer = _text(record["output"], "output")
-    if not question.strip() or not answer.strip():
-        raise _BadRecordError("an empty question or answer")
-    return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _sharegpt_message(entry: Any) -> Message:
-    if not isinstance(entry, dict):
-        raise _BadRecordError("a turn should be an object")
-    if "from" not in entry and "role" in entry:
-        return _openai_message(entry)
-    speaker = entry.get("from")
-    role = _SHAREGPT_ROLES.get(speaker) if isinstance(speaker, str) else None
-    if role is None:
-        raise _BadRecordError(f"unknown speaker {speaker!r:.40}; known: {', '.join(_SHAREGPT_ROLES)}")
-    value = _text(entry.get("value"), "value")
-    if role != "function_call":
-        return {"role": role, "content": value}
-    try:
-        calls = json.loads(value)
-    except ValueError as error:
-        raise _BadRecordError(f"a function_call is not JSON ({error})") from None
-    return {"role": "assistant", "content": "", "tool_calls": _calls(calls if isinstance(calls, list) else [calls])}
-
-
-def _openai_message(entry: Any) -> Message:
-    if not isinstance(entry, dict):
-        raise _BadRecordError("a message should be an object")
-    role = _ROLES.get(entry["role"]) if isinstance(entry.get("role"), str) else None
-    if role is None:
-        raise _BadRecordError(f"unknown role {entry.get('role')!r:.40}; known: {', '.join(_ROLES)}")
-    content = entry.get("content")
-    if isinstance(content, list):  # the parts of a message; only text can be learnt here
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise _BadRecordError("a message holds something that is no text")
-        content = "".join(_text(part.get("text"), "text") for part in content)
-    message: Message = {"role": role}
-    if entry.get("tool_calls") and role == "assistant":
-        message["tool_calls"] = _calls(_list(entry["tool_calls"], "tool_calls"))
-        content = content or ""
-    message = {"role": role, "content": _text(content, "content"), **message}
-    for name in ("reasoning_content", "reasoning", "thinking"):
-        if isinstance(entry.get(name), str) and entry[name] and role == "assistant":
-            message.setdefault("reasoning_content", entry[name])
-    for name in ("name", "tool_call_id"):
-        if isinstance(entry.get(name), str):
-            message[name] = entry[name]
-    if entry.get("weight") in (0, 1) and role == "assistant":  # OpenAI: 0 is not to be learnt
-        message["weight"] = entry["weight"]
-    if isinstance(entry.get("tools"), list) and role == "system":
-        message["tools"] = entry["tools"]
-    return message
-
-
-def _calls(calls: list[Any]) -> list[dict[str, Any]]:
-    """Tool calls as OpenAI writes them, the arguments as the string that the model should write."""
-    result = []
-    for call in calls:
-        inner = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-            raise _BadRecordError("a tool call has no name")
-        arguments = inner.get("arguments", {})
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        entry = {"type": "function", "function": {"name": inner["name"], "arguments": arguments}}
-        result.append({"id": call["id"], **entry} if isinstance(call.get("id"), str) else entry)
-    return result

@@ -85,6 +85,18 @@ class SftSettings(TuneSettings):
         description="noise on the embeddings while training (NEFTune's alpha, often 5; arXiv 2310.05914)",
     )
 
-    def sources(self) -> list[Path]:
-        """The data as paths."""
-        return [Path(source) for source in self.data]
+    def located(self, role: str, source: str) -> str | None:
+        """A pulled model, or a data set, by its name."""
+        if role != "data":
+            return super().located(role, source)
+        from tinyseek.text.datasets import is_named
+
+        return source if is_named(source) else None
+
+    def input_key(self, role: str, source: str) -> str | None:
+        """Of a named data set: its content, and how it is read."""
+        if role != "data" or Path(source).exists():
+            return super().input_key(role, source)
+        from tinyseek.text.datasets import find_data
+
+        return find_data(source).key()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
-from tinyseek.text.chat import encode_examples, read_conversations
+from tinyseek.text.chat import encode_examples
+from tinyseek.text.datasets import find_data
 from tinyseek.text.shards import EndToEnd, Packed, TokenFile, write_tokens
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, state
@@ -23,15 +24,17 @@ from tinyseek.tune.options import SftSettings
 
 
 @dataclass
-class Examples:
+class Encoded:
     """Conversations as ids and loss masks, by split, and what became of the rest."""
 
     ids: dict[str, list[array[int]]] = field(default_factory=lambda: {"train": [], "val": []})
     masks: dict[str, list[array[int]]] = field(default_factory=lambda: {"train": [], "val": []})
     too_long: int = 0  # dropped, or cut short with too_long=truncate
     silent: int = 0  # dropped: nothing of the assistant's in them
+    unanswered: int = 0  # end with somebody else than the assistant; what nobody answers is left out
     unreadable: int = 0  # records that are no conversation
-    problems: list[str] = field(default_factory=list)  # the first of those, by file and line
+    problems: list[str] = field(default_factory=list)  # the first of those, by file and place
+    unfilled: int = 0  # with {{placeholders}} in them
 
     def figures(self, cut: bool) -> dict[str, int]:
         """Counts for the manifest."""
@@ -50,8 +53,7 @@ def build(settings: SftSettings, folder: Path) -> None:
     """
     base = Path(settings.model)
     tokenizer = Tokenizer.load(base)
-    inputs = {"model": base} | {f"data.{index}": Path(path) for index, path in enumerate(settings.data)}
-    keys = {role: artifact.key_of(path) for role, path in inputs.items()}
+    inputs, keys = inputs_of(settings)
     made_from = {"settings": settings.essence(), "inputs": keys}
     work = folder.with_name(folder.name + ".work")
     with state.held(work):
@@ -84,43 +86,61 @@ def build(settings: SftSettings, folder: Path) -> None:
         loop.finish(outcome, work, folder, "sft", settings, inputs, keys, tokenizer, figures)
 
 
-def encode(sources: Iterable[str | Path], tokenizer: Tokenizer, settings: SftSettings) -> Examples:
-    """The conversations of files and tasks folders as ids and masks.
+def inputs_of(settings: SftSettings) -> tuple[dict[str, Path], dict[str, str]]:
+    """Path and key of everything that the stage is made from, by role."""
+    paths, keys = {}, {}
+    for role, source in settings.taken().items():
+        named = not Path(source).exists() and role.startswith("data")
+        paths[role] = find_data(source).files[0] if named else Path(source)
+        keys[role] = settings.input_key(role.partition(".")[0], source) or artifact.key_of(paths[role])
+    return paths, keys
+
+
+def encode(sources: Iterable[str | Path], tokenizer: Tokenizer, settings: SftSettings) -> Encoded:
+    """The conversations of files, tasks folders and named data sets as ids and masks.
 
     Which are held out is decided by their content, so that equal ones fall on one side, and the same at each start.
 
     Raises:
         UserError: a source that is missing or has no conversation in it; a chat template that does not work.
     """
-    examples = Examples()
+    encoded = Encoded()
     for source in sources:
-        conversations = read_conversations(source)
+        data = find_data(source)
+        conversations = data.examples("chat")
         for messages in conversations:
-            for ids, said in encode_examples(tokenizer, messages):
-                add(examples, ids, said, settings)
-        examples.unreadable += conversations.bad
-        examples.problems += conversations.problems
-    return examples
+            encoded.unanswered += messages[-1]["role"] != "assistant"
+            for ids, said in encode_examples(tokenizer, messages, settings.learn):
+                add(encoded, ids, said, settings, data.weight)
+        encoded.unreadable += conversations.bad
+        encoded.problems += conversations.problems
+        encoded.unfilled += conversations.unfilled
+    return encoded
 
 
-def add(examples: Examples, numbers: Sequence[int], said: Sequence[bool], settings: SftSettings) -> None:
-    """Put one example where it belongs, or count it among the dropped."""
+def add(
+    encoded: Encoded, numbers: Sequence[int], said: Sequence[bool], settings: SftSettings, weight: float = 1.0
+) -> None:
+    """Put one example where it belongs, `weight` times on the average, or count it among the dropped."""
     longest = settings.seq_len + 1  # the last id is only ever a target
     if len(numbers) > longest:
-        examples.too_long += 1
+        encoded.too_long += 1
         if settings.too_long == "drop":
             return
     ids, mask = array("I", numbers[:longest]), array("B", said[:longest])  # a few bytes a token, not a few dozen
     if not any(mask[1:]):  # the first id is never a target
-        examples.silent += 1
+        encoded.silent += 1
         return
-    digest = hashlib.blake2b(repr(ids.tolist()).encode(), digest_size=8).digest()
-    split = "val" if int.from_bytes(digest, "little") < settings.val_fraction * 2**64 else "train"
-    examples.ids[split].append(ids)
-    examples.masks[split].append(mask)
+    digest = hashlib.blake2b(repr(ids.tolist()).encode(), digest_size=16).digest()
+    split_at, weigh_at = (int.from_bytes(half, "little") / 2**64 for half in (digest[:8], digest[8:]))
+    split = "val" if split_at < settings.val_fraction else "train"
+    times = 1 if split == "val" else int(weight) + (weigh_at < weight % 1)
+    for _ in range(times):
+        encoded.ids[split].append(ids)
+        encoded.masks[split].append(mask)
 
 
-def report(examples: Examples, settings: SftSettings) -> None:
+def report(examples: Encoded, settings: SftSettings) -> None:
     """Say what is used and what is not, never leaving a drop silent."""
     train, val = len(examples.ids["train"]), len(examples.ids["val"])
     metrics.say(f"{train:,} examples to learn from, {val:,} held out to validate on")
@@ -133,12 +153,21 @@ def report(examples: Examples, settings: SftSettings) -> None:
         metrics.say(
             f"warning: {examples.too_long:,} examples longer than seq_len={settings.seq_len} tokens were {done} ({other})"
         )
+    if examples.unanswered:
+        metrics.say(
+            f"note: {examples.unanswered:,} conversations do not end with the assistant; their ends are left out"
+        )
+    if examples.unfilled:
+        metrics.say(
+            f"warning: {examples.unfilled:,} examples hold a placeholder such as {{{{name}}}}, which is learned as it stands; "
+            "give its value in a datasets.yaml: fill: {name: ...}"
+        )
     if examples.silent:
         metrics.say(f"warning: {examples.silent:,} examples without anything said by the assistant were dropped")
 
 
 def pack(
-    folder: Path, split: str, examples: Examples, tokenizer: Tokenizer, settings: SftSettings
+    folder: Path, split: str, examples: Encoded, tokenizer: Tokenizer, settings: SftSettings
 ) -> Packed | EndToEnd | None:
     """Write a split's tokens and make rows of them; none where it is empty."""
     if not examples.ids[split]:

@@ -112,7 +112,9 @@ def main(port: int, folder: str, key: str = "") -> None:
     from tinyseek.studio.app import mount
     from tinyseek.studio.options import StudioSettings
 
-    chat = FakeChat(tiny_engine())
+    engine = tiny_engine()
+    engine.runner.warm()  # compiling takes half a minute, once: before the tests look at the clock
+    chat = FakeChat(engine)
     app = make_app(chat, ServeSettings(port=port, api_key=key))
     mount(app, chat, StudioSettings(data=folder))
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

@@ -28,7 +28,7 @@ class Served:
 
     def wait(self) -> None:
         port = int(self.url.rsplit(":", 1)[1])
-        for _ in range(600):
+        for _ in range(1800):  # the first start compiles
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return

@@ -25,9 +25,11 @@ Use a model
   eval MODEL ...      score it on held-out text and tasks                 tinyseek eval runs/quickstart/sft
   model CONFIG        its parameter table: a preset, config.json, folder  tinyseek model deepseek-v3
   pull NAME           fetch a published model                             tinyseek pull smollm2-135m
+  merge ADAPTER OUT   an adapter and its base as one model                tinyseek merge runs/my/sft runs/my/merged
   export MODEL        write it for other programs: gguf, ollama, hf       tinyseek export runs/quickstart/sft --to ollama
 
 One stage of a recipe at a time
+  data preview FILE   fine-tuning data, its trained tokens in colour       tinyseek data preview chats.jsonl
   data OUT            clean, deduplicate and split raw text               tinyseek data runs/my/data corpus=my.txt
   tasks OUT           questions with checkable answers                    tinyseek tasks runs/my/tasks
   tokenizer train OUT learn a vocabulary (also: show, encode, decode)     tinyseek tokenizer show "Hello, 世界"
@@ -56,8 +58,10 @@ COMMANDS = {
     "eval": "recipes:evaluate",
     "model": "models:model",
     "pull": "interchange:pull",
+    "merge": "interchange:merge",
     "export": "interchange:export",
     "tokenizer": "models:tokenizer",
+    "data preview": "data:preview",
     "show": "follow:show",
     "ps": "follow:ps",
     "logs": "follow:logs",
@@ -114,14 +118,17 @@ def _dispatch(arguments: list[str]) -> int:
     if name in ("--version", "-V"):
         print(f"tinyseek {__version__}")
         return 0
-    if name in STAGES:
+    rest = arguments[1:]
+    if " ".join(arguments[:2]) in COMMANDS:
+        name, rest = " ".join(arguments[:2]), arguments[2:]
+    elif name in STAGES:
         from tinyseek.commands.recipes import stage
 
-        return stage(name, arguments[1:])
+        return stage(name, rest)
     if name not in COMMANDS:
         from tinyseek.settings import suggestion
 
         raise UserError(f'no command "{name}"; {suggestion(name, [*COMMANDS, *STAGES])}')
     module, _, function = COMMANDS[name].partition(":")
     command: Callable[[list[str]], int] = getattr(importlib.import_module(f"tinyseek.commands.{module}"), function)
-    return command(arguments[1:])
+    return command(rest)

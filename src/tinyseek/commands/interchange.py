@@ -1,4 +1,4 @@
-"""Commands that bring models in and take them out: `pull`, `export`."""
+"""Commands that bring models in and take them out: `pull`, `merge`, `export`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,28 @@ def pull(arguments: list[str]) -> int:
     from tinyseek.model.pull import pull as fetch
 
     print(fetch(chosen.name, say))
+    return 0
+
+
+def merge(arguments: list[str]) -> int:
+    """An adapter and its base as one model."""
+    from tinyseek.model.merge import MergeSettings
+
+    parser = Parser(
+        "merge",
+        "Write the model that an adapter makes of its base as a folder of its own, which needs neither.",
+        settings_text(lambda: MergeSettings),
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="an adapter's folder, ours or PEFT's, or that of its run")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    chosen = parser.parse_intermixed_args(arguments)
+    from pathlib import Path
+
+    from tinyseek.model.merge import merge as write
+    from tinyseek.settings import nested
+
+    print(write(chosen.adapter, Path(chosen.out), MergeSettings.read(nested(chosen.settings), "command line"), say))
     return 0
 
 

@@ -9,6 +9,7 @@ it. What PEFT cannot hold is never written so that it would be dropped in silenc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -253,15 +254,11 @@ def find_base(folder: Path) -> Path:
     base = _base_of(values, header)
     beside = str((header.get("base") or {}).get("beside") or "")
     for place in ((folder.resolve().parent / beside) if beside else None, Path(base.path) if base.path else None):
-        if place is not None and (place / "config.json").is_file():
-            return place
-    try:
+        if place is not None and ((place / "config.json").is_file() or is_adapter(place)):
+            return place.resolve()
+    with contextlib.suppress(UserError):
         if base.path:
-            found = find_model(base.path)
-            if not is_adapter(found):
-                return found
-    except UserError:
-        pass
+            return find_model(base.path)
     name = base.path or base.name
     named = f"its base model {name} is not here" if name else "it does not say which model it belongs to"
     raise UserError(
@@ -273,8 +270,13 @@ def find_base(folder: Path) -> Path:
 # ---- laying one on ---------------------------------------------------------------------------------------------------------------
 
 
-def check_base(adapter: Adapter, hash: str, where: str) -> None:
-    """See that an adapter belongs to a model.
+def base_of(folder: Path) -> Base:
+    """Which model an adapter belongs to, as it says itself."""
+    return _base_of(_read_config(folder), _read_header(folder))
+
+
+def check_base(folder: Path, hash: str, where: str) -> None:
+    """See that an adapter belongs to a model; one that is not ours says nothing of it, and passes.
 
     Args:
         hash: the model's fingerprint, taken while it held floats.
@@ -282,10 +284,11 @@ def check_base(adapter: Adapter, hash: str, where: str) -> None:
     Raises:
         UserError: it was made for another.
     """
-    if adapter.base.hash and adapter.base.hash != hash:
+    base = base_of(folder)
+    if base.hash and base.hash != hash:
         raise UserError(
-            f"{adapter.folder}: was trained on {adapter.base.name} ({_short(adapter.base.hash)}), and the weights in {where} are "
-            f"others ({_short(hash)}); on them it would do something else. Give it its own base, or train it anew on this one"
+            f"{folder}: was trained on {base.name} ({_short(base.hash)}), and the weights in {where} are others "
+            f"({_short(hash)}); on them it would do something else. Give it its own base, or train it anew on this one"
         )
 
 
@@ -351,10 +354,9 @@ def load_adapter(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.d
     """
     where = base or find_base(folder)
     model = cls.load(where, dtype, device)
-    adapter = read_adapter(folder, model.config)
-    if adapter.base.hash:
-        check_base(adapter, fingerprint(model), str(where))
-    lay_on(model, adapter)
+    if base_of(folder).hash:
+        check_base(folder, fingerprint(model), str(where))
+    lay_on(model, read_adapter(folder, model.config))
     return model.eval()
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from tinyseek import __version__, artifact
 from tinyseek.errors import UserError
 from tinyseek.model.hub import find_model, models_home
+from tinyseek.model.merge import TOKENIZER_FILES, plain_folder
 from tinyseek.settings import Settings
 from tinyseek.text.progress import progress
 
@@ -24,7 +25,6 @@ Say = Callable[[str], None]
 Target = Literal["gguf", "ollama", "hf"]
 TARGETS: tuple[Target, ...] = ("gguf", "ollama", "hf")
 CONTEXT_AT_MOST = 8192  # tokens that a Modelfile asks for: Ollama sets all of its cache aside at once
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 # generation_config.json's names, and Ollama's.
 _PARAMETERS = {
     "temperature": "temperature",
@@ -50,27 +50,26 @@ def export(model: str, to: Target, settings: ExportSettings, say: Say) -> Path:
     """Write a model for other programs, aside and renamed.
 
     Args:
-        model: whatever `find_model` takes.
+        model: whatever `find_model` takes; an adapter is merged into its base first.
         say: is told where another program will do something else than tinyseek.
     Returns:
         The file (gguf) or folder.
     Raises:
         UserError: no such model; a family that the format cannot hold; a number format that does not go with it; a full disk.
     """
-    folder = find_model(model, say)
-    name = _name_of(folder)
-    if to == "gguf":
-        return _to_gguf(folder, name, settings, say)
+    found = find_model(model, say)
+    name = _name_of(found)
     out = Path(settings.out or f"{name}-{to}")
-    _refuse_itself(out, folder)
-    with artifact.writing(out, "export", {"to": to, "dtype": settings.dtype}, inputs={"model": folder}) as (
-        partial,
-        figures,
-    ):
-        if to == "ollama":
-            figures["bytes"] = _fill_ollama(folder, name, partial, settings, say)
-        else:
-            figures["bytes"] = _fill_hf(folder, name, partial, settings)
+    with plain_folder(found, out.parent, say) as folder:
+        if to == "gguf":
+            return _to_gguf(folder, name, settings, say)
+        _refuse_itself(out, found)
+        values = {"to": to, "dtype": settings.dtype}
+        with artifact.writing(out, "export", values, inputs={"model": found}) as (partial, figures):
+            if to == "ollama":
+                figures["bytes"] = _fill_ollama(folder, name, partial, settings, say)
+            else:
+                figures["bytes"] = _fill_hf(folder, name, partial, settings)
     return out
 
 
@@ -205,7 +204,7 @@ def _fill_hf(folder: Path, name: str, partial: Path, settings: ExportSettings) -
     values = {key: value for key, value in _values(folder / "config.json").items() if key != "tinyseek"}
     text = json.dumps(values | {"dtype": dtype, "torch_dtype": dtype}, indent=2, ensure_ascii=False)
     artifact.write_text(partial / "config.json", text + "\n")
-    for file in (*_TOKENIZER_FILES, "generation_config.json"):
+    for file in (*TOKENIZER_FILES, "generation_config.json"):
         if (folder / file).is_file():
             shutil.copyfile(folder / file, partial / file)
     return sum(file.stat().st_size for file in partial.glob("*.safetensors"))

@@ -253,6 +253,10 @@ def _stack_name(name: str, found: set[str], values: Mapping[str, Any]) -> str:
 
 def _stacked(config: ModelConfig, kinds: Mapping[str, Tensor], values: Mapping[str, Any], name: str) -> Part:
     experts = config.n_routed_experts
+    if not experts or kinds["lora_A"].shape[0] % experts:
+        raise UserError(
+            f"the adapter changes {name}, and this model has {experts or 'no'} experts; it is for another model"
+        )
     a = kinds["lora_A"].unflatten(0, (experts, -1))
     b = kinds["lora_B"].unflatten(1, (-1, experts)).permute(2, 0, 1)
     return Part(a.contiguous(), b.contiguous(), None, _scale(values, name, a.shape[1]))

@@ -33,6 +33,7 @@ __all__ = [  # how conversations come out of files is told in conversations.py a
     "Examples",
     "Message",
     "decode_answer",
+    "encode_completion",
     "encode_conversation",
     "encode_examples",
     "encode_prompt",
@@ -276,6 +277,17 @@ def encode_examples(
             learnt.update(range(start, end))
     rest = [message | {"weight": 0} if index in learnt else message for index, message in enumerate(messages)]
     return [*examples, encode_conversation(tokenizer, rest)]
+
+
+def encode_completion(
+    tokenizer: Tokenizer, prompt: Sequence[Message], completion: Sequence[Message]
+) -> tuple[list[int], list[bool]]:
+    """A prompt and a continuation of it, with the loss on the continuation alone.
+
+    Returns:
+        (ids, mask) as `encode_conversation` gives them.
+    """
+    return encode_conversation(tokenizer, [*(message | {"weight": 0} for message in prompt), *completion])
 
 
 def _has_reasoning(message: Message) -> bool:

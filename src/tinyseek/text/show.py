@@ -36,12 +36,12 @@ def show(tokenizer: Tokenizer, text: str, *, specials: bool = False, table: bool
     rows = Table("#", "id", "token", "bytes", box=None, pad_edge=False, header_style="bold")
     for number, index in enumerate(ids):
         data = controls[index].encode() if index in controls else tokenizer.token_bytes(index)
-        cell = _cell(data, _CONTROL if index in controls else _COLOURS[number % len(_COLOURS)])
-        line.append_text(cell)
+        shown = cell(data, _CONTROL if index in controls else _COLOURS[number % len(_COLOURS)])
+        line.append_text(shown)
         if data.endswith(b"\n"):
             line.append("\n")
         if number < _MOST_ROWS:
-            rows.add_row(str(number), str(index), cell, data.hex(" "))
+            rows.add_row(str(number), str(index), shown, data.hex(" "))
     size = len(text.encode(errors="replace"))
     counts = f"{len(ids):,} tokens, {len(text):,} characters, {size:,} bytes"
     if ids:
@@ -54,7 +54,8 @@ def show(tokenizer: Tokenizer, text: str, *, specials: bool = False, table: bool
     return Group(*parts, Text(counts, style="bold"))
 
 
-def _cell(data: bytes, style: str) -> Text:
+def cell(data: bytes, style: str) -> Text:
+    """A token's bytes as they can be shown."""
     from rich.text import Text
 
     try:

@@ -28,7 +28,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.settings import StageSettings, taken_from
-from tinyseek.text import chat
+from tinyseek.text import chat, download
 from tinyseek.text.bpe import CHAR_TO_BYTE, PATTERNS
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -195,6 +195,8 @@ class Tokenizer:
             raise UserError(f"{path}: no such folder; give one that a tokenizer was saved in")
         file = path / "tokenizer.json" if path.is_dir() else path
         folder = file.parent
+        if path.is_dir() and not file.is_file() and (base := _base_of_adapter(path)) is not None:
+            return Tokenizer.load(base)
         config = _read_json(folder / "tokenizer_config.json")
         if file.is_file():
             rust = _read_rust(file)
@@ -465,6 +467,15 @@ def _train(sample: list[str], settings: TokenizerSettings) -> Tokenizer:
 
 
 # ---- reading ----
+
+
+def _base_of_adapter(folder: Path) -> Path | None:
+    """The base's folder of an adapter that brings no tokenizer of its own, as PEFT leaves it."""
+    name = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        return None
+    places = (Path(name), download.cache_folder() / "models" / name)
+    return next((place for place in places if (place / "tokenizer.json").is_file()), None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

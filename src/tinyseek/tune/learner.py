@@ -82,9 +82,8 @@ def _adapter(
     torch.manual_seed(settings.seed)
     names = lora.add_lora(model, config, base_format(settings, config, resume))
     if resume:
-        found = adapter.read_adapter(resume.folder, model.config)
-        adapter.check_base(found, identity.hash, str(base))
-        adapter.lay_on(model, found)
+        adapter.check_base(resume.folder, identity.hash, str(base))
+        adapter.lay_on(model, adapter.read_adapter(resume.folder, model.config))
     numbers = sum(parameter.numel() for _, parameter in lora.trained(model))
     metrics.say(f"an adapter of {numbers:,} numbers on {len(names)} matrices; the model stays as it is")
     if why := adapter.unfit_for_peft(model):

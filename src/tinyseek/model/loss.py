@@ -84,3 +84,92 @@ def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
         hidden_ND, weight_VD, targets_N, block
     )
     return total
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        count = hidden_ND.shape[0]
+        logps_N, entropy_N = (torch.empty(count, dtype=torch.float32, device=hidden_ND.device) for _ in range(2))
+        memory_nV, other_nV = (
+            hidden_ND.new_empty(min(block, count), weight_VD.shape[0], dtype=torch.float32) for _ in range(2)
+        )
+        for start in range(0, count, block):
+            rows = slice(start, start + block)
+            logits_nV = _multiplied(hidden_ND[rows], weight_VD, memory_nV)
+            odds_nV = other_nV[: logits_nV.shape[0]]
+            logp_nV = torch.log_softmax(logits_nV, -1, out=logits_nV)
+            logps_N[rows] = logp_nV.gather(-1, targets_N[rows, None]).squeeze(-1)
+            # 0 log 0 = 0 here: what underflows to 0 still has a finite logarithm.
+            torch.exp(logp_nV, out=odds_nV)
+            entropy_N[rows] = -odds_nV.mul_(logp_nV).sum(-1)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
+        ctx.block = block
+        ctx.mark_non_differentiable(entropy_N)
+        return logps_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        dhidden_ND = torch.empty_like(hidden_ND) if wants_hidden else None
+        dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        memory_nV = hidden_ND.new_empty(min(ctx.block, hidden_ND.shape[0]), weight_VD.shape[0], dtype=torch.float32)
+        for start in range(0, hidden_ND.shape[0], ctx.block):
+            rows = slice(start, start + ctx.block)
+            logits_nV = _multiplied(hidden_ND[rows], weight_VD, memory_nV)
+            # d logp / d logits = one_hot - softmax, each row times what came back for it, made in place.
+            grad_n1 = grads[0][rows, None].float()
+            slope_nV = torch.softmax(logits_nV, -1, out=logits_nV).mul_(-grad_n1)
+            slope_nV.scatter_add_(-1, targets_N[rows, None], grad_n1)
+            slope_nV = slope_nV.to(hidden_ND.dtype)
+            if dhidden_ND is not None:
+                torch.mm(slope_nV, weight_VD, out=dhidden_ND[rows])
+            if dweight_VD is not None and dweight_VD.dtype == slope_nV.dtype:
+                dweight_VD.addmm_(slope_nV.T, hidden_ND[rows])
+            elif dweight_VD is not None:
+                dweight_VD += slope_nV.T @ hidden_ND[rows]
+        return dhidden_ND, None if dweight_VD is None else dweight_VD.to(weight_VD.dtype), None, None
+
+
+def _multiplied(hidden_nD: Tensor, weight_VD: Tensor, memory_nV: Tensor) -> Tensor:
+    """A block's logits, float32, in memory that is there."""
+    logits_nV = memory_nV[: hidden_nD.shape[0]]
+    if hidden_nD.dtype == torch.float32:
+        return torch.mm(hidden_nD, weight_VD.T, out=logits_nV)
+    return logits_nV.copy_(hidden_nD @ weight_VD.T)
+
+
+def token_logprobs(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0, block: int = 256
+) -> tuple[Tensor, Tensor]:
+    """The log-probability of each position's target, and the entropy of what was to choose from, in nats; float32 [N] both.
+
+    Both are of softmax(hidden @ weight^T / temperature). The first can be differentiated, the second is told only. A block's logits
+    are made again in the backward pass, so that memory holds no more than one block's, whatever the batch.
+
+    Args:
+        hidden_ND: what the head reads.
+        weight_VD: the head.
+        targets_N: int64; positions of -100 cost nothing and give 0 and 0.
+        block: rows worked on at a time; 256 x 6,400 float32 logits are 6.5 MB.
+    """
+    count, kept = hidden_ND.shape[0], targets_N != IGNORED
+    index = None
+    if not bool(kept.all()):
+        index = kept.nonzero().squeeze(-1)
+        hidden_ND, targets_N = hidden_ND.index_select(0, index), targets_N.index_select(0, index)
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        dtype = torch.get_autocast_dtype(hidden_ND.device.type)
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+    elif not weight_VD.requires_grad:  # a frozen head may be held in fewer bits
+        weight_VD = weight_VD.to(hidden_ND.dtype)
+    if temperature != 1:  # of the hidden states, which are fewer than the logits
+        hidden_ND = hidden_ND / temperature
+    logps_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, targets_N, block
+    )
+    if index is not None:
+        logps_N = logps_N.new_zeros(count).index_copy(0, index, logps_N)
+        entropy_N = entropy_N.new_zeros(count).index_copy(0, index, entropy_N)
+    return logps_N, entropy_N

@@ -103,7 +103,16 @@ def part_of(change: lora.Change) -> Part:
     )
 
 
-def save_adapter(model: CausalLM, folder: Path, config: LoraConfig, base: Base, near: Path | None = None) -> str:
+def save_adapter(
+    model: CausalLM,
+    folder: Path,
+    config: LoraConfig,
+    base: Base,
+    near: Path | None = None,
+    task: str = "CAUSAL_LM",
+    beside: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> str:
     """Write a model's changes, and the parameters that are trained whole, as an adapter folder.
 
     Args:
@@ -111,6 +120,9 @@ def save_adapter(model: CausalLM, folder: Path, config: LoraConfig, base: Base, 
         base: the model that they belong to.
         near: the folder beside which the adapter will finally lie, if it is written elsewhere first; the way from there to the base
             is recorded too, so that a run's folder can be moved as a whole.
+        task: PEFT's name of what the model is for.
+        beside: tensors that are no part of the model and are kept whole: a head of its own.
+        extra: what else the file's header should record (`read_extra`), plain JSON.
     Returns:
         Why PEFT cannot read it, or "" where it can.
     Raises:
@@ -124,6 +136,7 @@ def save_adapter(model: CausalLM, folder: Path, config: LoraConfig, base: Base, 
         for name, parameter in lora.trained(model)
         if ".change.lora_" not in f".{name}" and not name.rpartition(".")[2].startswith("lora_")
     }
+    whole |= beside or {}
     why = peft.unfit(model.config.model_type, parts)
     values: dict[str, Any] = {"peft_type": OURS if why else "LORA", "base_model_name_or_path": base.path or base.name}
     if why:
@@ -131,13 +144,14 @@ def save_adapter(model: CausalLM, folder: Path, config: LoraConfig, base: Base, 
         values |= {"r": config.rank, "lora_alpha": config.alpha, "why_not_peft": why}
     else:
         tensors, rest = peft.to_peft(model.config, set(lora.places(model)), parts, config)
-        values |= rest
+        values |= rest | {"task_type": task}
     values["modules_to_save"] = sorted({name.rpartition(".")[0] for name in whole}) or None
     tensors |= {f"{peft.PREFIX}{name}": tensor for name, tensor in whole.items()}
     header = {
         "base": {"name": base.name, "path": base.path, "hash": base.hash, "beside": _way(base.path, near or folder)},
         "lora": config.plain(),
         "scales": {name: part.scale for name, part in parts.items()},
+        **(extra or {}),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,6 +242,15 @@ def _read_header(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def read_extra(folder: Path) -> dict[str, Any]:
+    """What the header of an adapter's file records; empty where it is not ours.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    return _read_header(folder)
+
+
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as tensors:
@@ -306,6 +329,8 @@ def lay_on(model: CausalLM, adapter: Adapter) -> None:
     lora.untie(model, {name.rpartition(".")[0] for name in adapter.whole})
     parameters = dict(model.named_parameters())
     for name, tensor in adapter.whole.items():
+        if name == "score.weight":
+            raise UserError(f"{adapter.folder}: is a classifier's or a reward model's, which writes no text")
         parameter = parameters.get(name)
         if parameter is None or parameter.shape != tensor.shape:
             there_is = "the model does not have" if parameter is None else f"is {list(parameter.shape)} in the model"

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -61,13 +61,21 @@ def read_config(folder: Path) -> ModelConfig:
     return interchange.config_from_hf(values, str(file))
 
 
-def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -> M:
-    """Build the model of a folder's config and fill it. See `CausalLM.load`."""
-    from tinyseek.model import adapter
+def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device, head: bool = True) -> M:
+    """Build the model of a folder's config and fill it. See `CausalLM.load`.
+
+    Args:
+        head: false for a folder whose model has another head than the one that writes text (heads.py): that is left out.
+    """
+    from tinyseek.model import adapter, heads
 
     if adapter.is_adapter(folder):
         return adapter.load_merged(cls, folder, dtype, device)
     config = read_config(folder)
+    if head and heads.is_classifier(folder):
+        raise UserError(
+            f"{folder}: is a classifier or a reward model, which writes no text; use it with tinyseek label"
+        )
     files = weight_files(folder)
     has_mtp = (folder / "mtp" / "model.safetensors").is_file() or any(
         interchange.is_mtp(name, config) for name in files
@@ -76,7 +84,12 @@ def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -
         config = config.model_copy(update={"num_nextn_predict_layers": 0})
     with torch.device("meta"):
         model = cls(config)
+    headless = not head and not config.tie_word_embeddings
+    if headless:
+        model.lm_head = heads.no_words(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if headless:
+        del shapes["lm_head.weight"]
     state = _read_gpt2(files) if config.model_type == "gpt2" else _read(config, shapes, files, folder)
     _check(shapes, state, config, folder)
     state = {
@@ -85,6 +98,8 @@ def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -
     }
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    if headless:
+        state["lm_head.weight"] = model.lm_head.weight.data
     model.load_state_dict(state, strict=True, assign=True)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -94,8 +109,20 @@ def load(cls: type[M], folder: Path, dtype: torch.dtype, device: torch.device) -
         if gate.e_score_correction_bias.device.type == "meta":
             gate.e_score_correction_bias = torch.zeros(config.n_routed_experts, device=device)
     for parameter in model.parameters():
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(parameter.numel() > 0)
     return model.eval()
+
+
+def tensor(folder: Path, name: str) -> Tensor:
+    """One tensor of a checkpoint, as it is stored.
+
+    Raises:
+        UserError: it is not there, or a file is damaged.
+    """
+    found = _tensors(weight_files(folder), [name])
+    if name not in found:
+        raise UserError(f"{folder}: the checkpoint lacks the tensor {name}")
+    return found[name]
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -190,33 +217,55 @@ def _check(shapes: Mapping[str, torch.Size], state: Mapping[str, Tensor], config
 
 
 def save(model: CausalLM, folder: Path, dtype: torch.dtype | None = None, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write config.json, generation_config.json and the weights, each aside and renamed, config.json last.
+    """Write config.json, generation_config.json and the weights. See `write`.
 
     Args:
-        dtype: of the weights on disk; None keeps the model's. Routing biases stay float32.
-        shard_bytes: where a file is full and the next one begins.
-    Raises:
-        UserError: the folder cannot be written, or the disk is full; files that were there stay as they were.
+        dtype: of the weights on disk; None keeps the model's.
     """
     config = model.config
     dtype = dtype or model.lm_head.weight.dtype
     if any(".change.lora_" in name for name, _ in model.named_parameters()):
         raise ValueError("a model with an adapter is saved by adapter.save_adapter, or merged first (lora.merge)")
+    tensors = dict(interchange.tensors_to_hf(config, model.state_dict()))
+    ids = {key: value for key in ("bos_token_id", "eos_token_id") if (value := getattr(config, key)) is not None}
+    write(tensors, interchange.config_to_hf(config, dtype), folder, dtype, shard_bytes, config, ids)
+
+
+def write(
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+    folder: Path,
+    dtype: torch.dtype,
+    shard_bytes: int = SHARD_BYTES,
+    config: ModelConfig | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a folder's files, each aside and renamed, config.json last.
+
+    Args:
+        tensors: under their published names.
+        values: of config.json.
+        dtype: of the weights on disk. Routing biases stay float32.
+        shard_bytes: where a file is full and the next one begins.
+        config: tells which tensors are multi-token prediction's; none: none are.
+        generation: the content of generation_config.json; none: no such file.
+    Raises:
+        UserError: the folder cannot be written, or the disk is full; files that were there stay as they were.
+    """
     main: dict[str, Tensor] = {}
     ahead: dict[str, Tensor] = {}
-    for name, tensor in interchange.tensors_to_hf(config, model.state_dict()):
+    for name, tensor in tensors.items():
         kept = tensor.detach().to("cpu", torch.float32 if name.endswith(FLOAT32_ALWAYS) else dtype).contiguous()
-        (ahead if interchange.is_mtp(name, config) else main)[name] = kept
+        (ahead if config is not None and interchange.is_mtp(name, config) else main)[name] = kept
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_weights(main, folder, shard_bytes)
         if ahead:
             (folder / "mtp").mkdir(exist_ok=True)
             write_file(ahead, folder / "mtp" / "model.safetensors")
-        ids = {key: value for key in ("bos_token_id", "eos_token_id") if (value := getattr(config, key)) is not None}
-        write_text(folder / "generation_config.json", json.dumps(ids, indent=2) + "\n")
-        values = interchange.config_to_hf(config, dtype)
-        write_text(folder / "config.json", json.dumps(values, indent=2) + "\n")
+        if generation is not None:
+            write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+        write_text(folder / "config.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 

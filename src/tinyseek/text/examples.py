@@ -13,6 +13,7 @@ column that is not there, is an error that says what was found.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,7 @@ class Examples(Iterator[T], Generic[T]):
         self.good = 0
         self.bad = 0
         self.problems: list[str] = []
+        self.reasons: Counter[str] = Counter()  # how often each thing was wrong
         self.unfilled = 0  # with a placeholder such as {{name}} in it
         self._kind, self._parse, self._layout, self._limit = kind, parse, layout, limit
         self._columns: dict[str, None] = {}
@@ -120,6 +122,8 @@ class Examples(Iterator[T], Generic[T]):
                     example = self._parse(self._as_ours(record), self._layout)
                 except BadRecordError as error:
                     self.bad += 1
+                    if len(self.reasons) < 50 * _SHOWN:
+                        self.reasons[str(error)] += 1
                     if len(self.problems) < _SHOWN:
                         self.problems.append(f"{file}, {where}: {error}")
                     continue

@@ -15,6 +15,7 @@ from tinyseek.model.presets import from_preset
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.shards import Rows
 from tinyseek.train import loop, state
+from tinyseek.train.objective import LanguageModelling
 from tinyseek.train.options import TrainSettings
 
 VOCABULARY = 61
@@ -62,11 +63,12 @@ def run(work: Path, settings: TrainSettings, made_from: dict[str, Any] | None = 
         resume = loop.resumable(work, made_from, settings)
         torch.manual_seed(settings.seed)
         model = CausalLM.load(resume.folder) if resume else CausalLM(tiny_config())
-        more.setdefault("source", RandomRows(30, settings.seq_len, seed=1, documents=True))
+        source = more.pop("source", None) or RandomRows(30, settings.seq_len, seed=1, documents=True)
+        objective = LanguageModelling(source, more.pop("val", None))
         prepare = more.pop("prepare", None)
         if prepare:
             prepare(model)
-        return loop.train(model, settings=settings, work=work, made_from=made_from, resume=resume, **more)
+        return loop.train(model, objective, settings, work, made_from=made_from, resume=resume, **more)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -15,7 +15,8 @@ from training_toys import RandomRows, run, same_bits, settings_of, weights
 
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
-from tinyseek.train import DivergedError, StoppedError, loop, metrics, state
+from tinyseek.train import DivergedError, StoppedError, metrics, state
+from tinyseek.train.objective import LanguageModelling
 
 
 def records(work: Path) -> list[dict[str, Any]]:
@@ -101,7 +102,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path: Path, number
 
 def test_early_stopping_publishes_the_best_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = iter([3.0, 2.0, 2.5, 2.1, 2.2, 9.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: next(script))
+    monkeypatch.setattr(LanguageModelling, "validate", lambda *_: {"loss": next(script)})
     settings = settings_of(steps=50, validate_every=2, save_every=2, early_stop=3, keep_last=1)
     ended = run(tmp_path / "w", settings, val=RandomRows(4, 12, seed=2))
     assert ended.early

@@ -18,7 +18,8 @@ from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.shards import TokenFile, Windows, write_tokens
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
-from tinyseek.train import StoppedError, loop, pretrain
+from tinyseek.train import StoppedError, pretrain
+from tinyseek.train.objective import LanguageModelling
 from tinyseek.train.options import PretrainSettings
 
 TEXT = "In the beginning was the word, and the word was with us. " * 12
@@ -64,7 +65,8 @@ def test_a_model_folder_comes_out_whole_and_stopping_changes_nothing(
     model, tokenizer = CausalLM.load(out), Tokenizer.load(out)
     assert model.config.vocab_size == tokenizer.vocab_size
     val = Windows(TokenFile.open(made / "tokens", "val"), 16)
-    assert loop.validate(model, val, settings, torch.device("cpu")) == pytest.approx(manifest.figures["val_loss"])
+    measured = LanguageModelling(val, val).validate(model, settings, torch.device("cpu"))
+    assert measured["loss"] == pytest.approx(manifest.figures["val_loss"])
 
     real, calls = CausalLM.loss, iter(range(1000))
 

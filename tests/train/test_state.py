@@ -19,6 +19,7 @@ from training_toys import KILLED, RandomRows, killed_child, killed_in_checkpoint
 
 from tinyseek.errors import UserError
 from tinyseek.train import loop, metrics, state
+from tinyseek.train.objective import LanguageModelling
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_half_written(
 
 def test_the_last_and_the_best_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: next(script))
+    monkeypatch.setattr(LanguageModelling, "validate", lambda *_: {"loss": next(script)})
     run(tmp_path / "w", settings_of(validate_every=2, save_every=2, keep_last=2), val=RandomRows(4, 12, seed=2))
     assert sorted(path.name for path in (tmp_path / "w").glob("step-*")) == [
         "step-000004",

@@ -1,8 +1,8 @@
 """The training loop: one, for every stage that learns by gradient descent. Read `train` from top to bottom.
 
-A step is: accumulate the gradient over micro-batches, clip, update, move the experts' balance, report; now and then validate and
-checkpoint. Every sum over tokens is divided by the step's number of targets, whatever micro-batch they fell into, so accumulation
-is the large batch's gradient token for token (as TRL #2175 was not).
+A step is: add up the gradient over micro-batches, clip, update, move the experts' balance, report; now and then validate and
+checkpoint. What is minimised is the stage's `Objective`. Every loss is divided by the update's number of targets, whatever
+micro-batch they fell into, so accumulation is the large batch's gradient token for token (as TRL #2175 was not).
 """
 
 from __future__ import annotations
@@ -16,43 +16,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
-from tinyseek.text.shards import Rows, Sampler
-from tinyseek.train import DivergedError, StoppedError, metrics, state
-from tinyseek.train.device import Setup, settle
+from tinyseek.model.transformer import CausalLM
+from tinyseek.text.shards import Sampler
+from tinyseek.train import DivergedError, StoppedError, metrics, parallel, state
+from tinyseek.train.device import Setup, choose_device, settle
+from tinyseek.train.objective import Batch, Objective, watched
 from tinyseek.train.optim import make_optimizer
 from tinyseek.train.options import TrainSettings
 from tinyseek.train.schedule import factor
 
 if TYPE_CHECKING:
-    from tinyseek.model.transformer import CausalLM
     from tinyseek.text.tokenizer import Tokenizer
-
-IGNORED = -100
-
-
-class Source(Protocol):
-    """Training data by number: `text.shards.Windows` and `Packed` give a row for each, `EndToEnd` one row of all."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Any) -> Rows: ...
-
-
-@dataclass
-class Batch:
-    """What one optimiser step sees, in micro-batches of equally many items."""
-
-    micro: list[tuple[Tensor, Tensor, Tensor | None]]  # ids, targets, documents, each [rows, T]
-    targets: int  # tokens that have a target, in all of them
-    tokens: int  # positions
 
 
 @dataclass(frozen=True)
@@ -66,12 +47,11 @@ class Outcome:
 
 
 def train(
-    model: CausalLM,
-    source: Source,
+    model: nn.Module,
+    objective: Objective,
     settings: TrainSettings,
     work: Path,
     *,
-    val: Source | None = None,
     made_from: Mapping[str, Any],
     resume: state.Checkpoint | None = None,
     flops_per_token: float = 0.0,
@@ -81,8 +61,8 @@ def train(
     """Train a model until its last step, going on from a checkpoint if one is given.
 
     Args:
-        model: with fresh weights, or those of `resume.folder`.
-        source, val: rows to learn from, rows to validate on.
+        model: with fresh weights, or those of `resume.folder`: a `CausalLM`, or a module with one as its `trunk`.
+        objective: what is minimised, over which items.
         work: where checkpoints, metrics.jsonl and the loss curve go; the caller holds it (`state.held`).
         made_from: settings and input keys; recorded, and compared when the run is resumed (`resumable`).
         flops_per_token: of forward and backward, for the utilisation shown.
@@ -92,24 +72,32 @@ def train(
         DivergedError: the loss became NaN or jumped and stayed up.
         UserError: a device that is not there, a full disk.
     """
-    steps = settings.total_steps(len(source))
+    device = choose_device(settings.device)
+    parallel.join(device)
+    steps = settings.total_steps(len(objective))
     work_flops = flops_per_token * steps * settings.batch_size * settings.seq_len
     setup = settle(settings, resume.setup if resume else None, work_flops, metrics.say)
-    device = torch.device(setup.device)
-    model.to(device).train()
+    setup = replace(setup, **parallel.first(setup.plain(), device))
+    trunk = trunk_of(model.to(device).train())
     state.own_memory(model)
     optimizer = make_optimizer(model, settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    sampler = Sampler(len(source), settings.batch_size, settings.seed)
+    sampler = Sampler(len(objective), settings.batch_size, settings.seed)
     progress = resume.progress if resume else state.Progress(sampler=sampler.state())
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed + parallel.rank())
     if resume:
         state.restore_optimizer(optimizer, resume)
-        state.set_random_state(resume.rng, device)
+        if parallel.is_first():
+            state.set_random_state(resume.rng, device)
         sampler.restore(progress.sampler)
+        objective.restore(progress.objective)
         progress.changed += [f"step {progress.step}: {change}" for change in state.differences(resume, made_from)]
     autocast = mixed_precision(setup)
     saved = resume.folder if resume else None
+    stopping = False
+
+    def draw() -> Batch:
+        return fetch(objective, sampler.next(), settings, device)
 
     def enough() -> bool:
         return 0 < settings.early_stop <= progress.waited
@@ -117,69 +105,70 @@ def train(
     with (
         exact(setup),
         asked_to_stop() as stop,
-        metrics.Reporter(work, title, progress.step, steps, settings.tensorboard) as report,
+        metrics.Reporter(parallel.own(work), title, progress.step, steps, settings.tensorboard) as report,
     ):
-        batch = fetch(source, sampler.next(), settings, device)
-        if setup.compiled:
-            setup = replace(setup, compiled=compile_blocks(model, batch, autocast, report.say))
+        upcoming = None if objective.on_policy else draw()
+        if setup.compiled and upcoming:
+            setup = replace(setup, compiled=compile_blocks(model, objective, upcoming, autocast, report.say))
         if resume:
             say_differences(resume, setup)
-        while progress.step < steps and not enough() and not stop.is_set():
+        while progress.step < steps and not enough() and not stopping:
             started = time.perf_counter()
             rate = settings.lr * factor(progress.step, steps, settings)
             optimizer.set_lr(rate)
+            batch = upcoming or draw()
+            position, upcoming = sampler.state(), None  # the checkpoint of this step draws the next batch again
 
-            sums_3 = torch.zeros(3, device=device)  # the losses of the next token, of MTP, of balance
-            for ids_BT, targets_BT, documents_BT in batch.micro:
-                with autocast():
-                    losses = model.loss(
-                        ids_BT, targets_BT, documents_BT, torch.tensor(float(batch.targets), device=device)
-                    )
-                losses.total.backward()
-                sums_3 += torch.stack((losses.next, losses.mtp, losses.balance)).float()
-            norm = nn.utils.clip_grad_norm_(trained, settings.clip or math.inf)
-
-            done, position = batch, sampler.state()  # the checkpoint of this step draws the next batch again
-            batch = fetch(source, sampler.next(), settings, device)  # while the device is still at work
-            figures = torch.cat((sums_3, norm.reshape(1)))
-            next_loss, mtp, balance, grad_norm = figures.tolist()  # the step's one wait for it
-
-            if trouble := spike(next_loss, grad_norm, progress, settings):
-                raise DivergedError(diverged(trouble, progress.step + 1, saved, settings))
-            optimizer.step()
-            optimizer.zero_grad()
-            validate_now = is_due(progress.step + 1, settings.validate_every, steps) and val is not None
-            load = model.expert_load() if validate_now else {}
-            model.update_balance()
+            told = []  # by each update
+            for update in batch.updates:
+                figures: dict[str, Tensor] = {}
+                for micro in update.micro:
+                    with autocast():
+                        losses = objective.losses(model, micro, update)
+                    losses["total"].backward()
+                    for name, value in watched(losses).items():
+                        figures[name] = figures.get(name, 0.0) + value.detach().float()
+                parallel.add_gradients(trained)
+                norm = nn.utils.clip_grad_norm_(trained, settings.clip or math.inf)
+                if upcoming is None and not objective.on_policy:
+                    upcoming = draw()  # while the device is still at work
+                told.append(read(figures, norm))  # the update's one wait for it
+                if trouble := spike(told[-1]["loss"], told[-1]["grad_norm"], progress, settings):
+                    raise DivergedError(diverged(trouble, progress.step + 1, saved, settings))
+                optimizer.step()
+                optimizer.zero_grad()
+            validate_now = is_due(progress.step + 1, settings.validate_every, steps) and objective.held_out is not None
+            load = trunk.expert_load() if validate_now else {}
+            for _, mixture in trunk.experts():
+                parallel.add_up(mixture.gate.load_E)
+            trunk.update_balance()
 
             seconds = time.perf_counter() - started
             progress.step += 1
-            progress.tokens += done.tokens
+            progress.tokens += batch.tokens
             progress.seconds += seconds
-            progress.sampler = position
-            record: dict[str, Any] = {"step": progress.step, "loss": next_loss}
-            record |= {"mtp": mtp} if mtp else {}
-            record |= {"balance": balance} if balance else {}
-            record |= {"lr": rate, "grad_norm": grad_norm, "tokens": progress.tokens, "targets": done.targets}
-            record |= {"tokens_per_s": round(done.tokens / seconds, 1), "seconds": round(progress.seconds, 3)}
+            progress.sampler, progress.objective = position, objective.state()
+            record: dict[str, Any] = {"step": progress.step, **mean(told), **batch.figures, "lr": rate}
+            record |= {"tokens": progress.tokens, "targets": sum(update.targets for update in batch.updates)}
+            record |= {"tokens_per_s": round(batch.tokens / seconds, 1), "seconds": round(progress.seconds, 3)}
 
             val_loss: float | None = None
             better = False
-            if validate_now and val is not None:
-                val_loss = validate(model, val, settings, device, autocast)
-                better = note_validation(val_loss, progress)
-                record |= {
-                    "val_loss": val_loss,
-                    "expert_load": {layer: rounded(share) for layer, share in load.items()},
-                }
-            report.step(record, flops_per_token * done.tokens / seconds / setup.peak)
+            if validate_now:
+                measured = objective.validate(model, settings, device, autocast)
+                record |= {f"val_{name}": value for name, value in measured.items()}
+                record |= {"expert_load": {layer: rounded(share) for layer, share in load.items()}}
+                val_loss = measured.get("loss")
+                better = val_loss is not None and note_validation(val_loss, progress)
+            report.step(record, flops_per_token * batch.tokens / seconds / setup.peak)
 
-            at_end = progress.step == steps or enough() or stop.is_set()
+            stopping = parallel.total([stop.is_set()], device) != [0.0]
+            at_end = progress.step == steps or enough() or stopping
             # In the middle of what may become a spike nothing is saved, so that the last checkpoint stays a good one.
             if at_end or (not progress.streak and (better or is_due(progress.step, settings.save_every, steps))):
                 report.flush()
                 saved = state.save(
-                    work, write or model.save, optimizer, progress, made_from, setup.plain(), device, val_loss
+                    work, write or trunk.save, optimizer, progress, made_from, setup.plain(), device, val_loss
                 )
                 state.prune(work, settings.keep_last)
                 report.draw()
@@ -195,6 +184,36 @@ def train(
     return Outcome(saved, progress, setup, early=progress.step < steps)
 
 
+def trunk_of(model: nn.Module) -> CausalLM:
+    """The language model that a module is, or has as its `trunk`."""
+    found = model if isinstance(model, CausalLM) else model.trunk
+    assert isinstance(found, CausalLM)
+    return found
+
+
+def fetch(objective: Objective, indices: Any, settings: TrainSettings, device: torch.device) -> Batch:
+    """This process's share of the items of those numbers, with the counts of all processes' shares."""
+    batch = objective.fetch(parallel.share(indices), settings.accumulate, device)
+    counts = [batch.tokens, *(number for update in batch.updates for number in (update.targets, update.items))]
+    tokens, *others = (round(number) for number in parallel.total(counts, device))
+    updates = [replace(u, targets=others[2 * n], items=others[2 * n + 1]) for n, u in enumerate(batch.updates)]
+    return Batch(updates, tokens, batch.figures)
+
+
+def read(figures: Mapping[str, Tensor], norm: Tensor) -> dict[str, float]:
+    """An update's figures, summed over all processes, and the norm of its gradient; the loss first."""
+    sums = parallel.add_up(torch.stack([*figures.values(), norm.float() / parallel.size()]))
+    values = dict(zip([*figures, "grad_norm"], sums.tolist(), strict=True))
+    return {"loss": values["loss"], **values}
+
+
+def mean(told: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of several updates' figures; a batch that nothing could be learned from has a loss of 0."""
+    if not told:
+        return {"loss": 0.0}
+    return {name: sum(figures[name] for figures in told) / len(told) for name in told[0]}
+
+
 def resumable(work: Path, made_from: Mapping[str, Any], settings: TrainSettings) -> state.Checkpoint | None:
     """The checkpoint to go on from, if there is one and the settings say so.
 
@@ -202,7 +221,7 @@ def resumable(work: Path, made_from: Mapping[str, Any], settings: TrainSettings)
         UserError: it belongs to other settings or inputs, and `resume` is auto.
     """
     if settings.resume == "fresh":
-        for path in work.glob("*"):
+        for path in work.glob("*") if parallel.is_first() else ():
             if path.name not in ("lock", "log.txt"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return None
@@ -231,31 +250,9 @@ def say_differences(checkpoint: state.Checkpoint, setup: Setup) -> None:
         )
 
 
-def fetch(source: Source, indices: np.ndarray[Any, Any], settings: TrainSettings, device: torch.device) -> Batch:
-    """The items of those numbers, as tensors on the device, in micro-batches."""
-
-    def tensor(array: np.ndarray[Any, Any]) -> Tensor:
-        made = torch.from_numpy(np.ascontiguousarray(array))
-        if device.type == "cuda":
-            return made.pin_memory().to(device, non_blocking=True)
-        return made if device.type == "cpu" else made.to(device)
-
-    size = math.ceil(len(indices) / settings.accumulate)
-    parts = [source[indices[start : start + size]] for start in range(0, len(indices), size)]
-    targets = sum(int((rows.targets_BT != IGNORED).sum()) for rows in parts)
-    micro = [
-        (
-            tensor(rows.ids_BT),
-            tensor(rows.targets_BT),
-            None if rows.documents_BT is None else tensor(rows.documents_BT),
-        )
-        for rows in parts
-    ]
-    return Batch(micro, max(1, targets), sum(rows.ids_BT.size for rows in parts))
-
-
 def compile_blocks(
-    model: CausalLM,
+    model: nn.Module,
+    objective: Objective,
     batch: Batch,
     autocast: Callable[[], AbstractContextManager[Any]],
     say: Callable[[str], None],
@@ -268,21 +265,22 @@ def compile_blocks(
     would be compiled anew at every step.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    blocks = [*model.model.layers, *model.mtp]
-    model.fixed_shapes = True
-    rng = state.random_state(model.device)
+    trunk = trunk_of(model)
+    blocks = [*trunk.model.layers, *trunk.mtp]
+    trunk.fixed_shapes = True
+    rng = state.random_state(trunk.device)
 
     def put_back() -> None:
         model.zero_grad(set_to_none=True)
-        state.set_random_state(rng, model.device)
+        state.set_random_state(rng, trunk.device)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
 
     def trial() -> Tensor:
-        ids_BT, targets_BT, documents_BT = batch.micro[0]
+        update = batch.updates[0]
         with autocast():
-            total = model.loss(ids_BT, targets_BT, documents_BT).total
+            total = objective.losses(model, update.micro[0], update)["total"]
         total.backward()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
         found = torch.cat([total.detach().reshape(1), *(gradient.flatten() for gradient in gradients)])
@@ -292,7 +290,7 @@ def compile_blocks(
     expected = trial()
     reason = ""
     try:
-        for _, mixture in model.experts():
+        for _, mixture in trunk.experts():
             mixture.experts.__dict__["forward"] = torch.compiler.disable(mixture.experts.forward)
         for block in blocks:
             block.compile(dynamic=False)
@@ -305,8 +303,8 @@ def compile_blocks(
     if reason:
         for block in blocks:
             block._compiled_call_impl = None
-        model.fixed_shapes = False
-        for _, mixture in model.experts():
+        trunk.fixed_shapes = False
+        for _, mixture in trunk.experts():
             mixture.experts.__dict__.pop("forward", None)
         put_back()
         say(f"not compiled: {reason}; going on without")
@@ -318,31 +316,6 @@ def mixed_precision(setup: Setup) -> Callable[[], AbstractContextManager[Any]]:
     if setup.precision == "float32":
         return nullcontext
     return lambda: torch.autocast(setup.device, dtype=torch.bfloat16)
-
-
-@torch.no_grad()
-def validate(
-    model: CausalLM,
-    val: Source,
-    settings: TrainSettings,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> float:
-    """The mean cross-entropy of the next token, in nats, over rows spread evenly over the held-out data; always the same rows."""
-    size = settings.batch_size // settings.accumulate
-    count = min(len(val), settings.val_batches * settings.batch_size)
-    chosen = np.linspace(0, len(val) - 1, count).round().astype(np.int64)
-    sums, targets = [], 0
-    model.eval()
-    try:
-        for start in range(0, count, size):
-            batch = fetch(val, chosen[start : start + size], settings.model_copy(update={"accumulate": 1}), device)
-            with autocast():
-                sums.append(model.loss(*batch.micro[0], torch.tensor(1.0, device=device)).next)
-            targets += batch.targets
-    finally:
-        model.train()
-    return float(torch.stack(sums).cpu().double().sum()) / max(1, targets)
 
 
 def note_validation(val_loss: float, progress: state.Progress) -> bool:
@@ -393,6 +366,9 @@ def finish(
     figures: Mapping[str, Any],
 ) -> None:
     """Turn a finished run into its artefact: what was trained, the tokenizer, metrics and curve; then drop the work folder."""
+    if not parallel.is_first():
+        parallel.wait()
+        return
     with artifact.writing(folder, kind, settings.essence(), inputs=inputs, keys=keys) as (partial, measured):
         state.copy_model(outcome.folder, partial)
         tokenizer.save(partial)
@@ -416,6 +392,7 @@ def finish(
         if progress.changed:
             measured["changed_on_the_way"] = progress.changed
     shutil.rmtree(work)
+    parallel.wait()
 
 
 def diverged(trouble: str, step: int, saved: Path | None, settings: TrainSettings) -> str:

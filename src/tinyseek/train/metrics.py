@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
+from tinyseek.train import parallel
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -24,7 +25,9 @@ _LINE_EVERY, _DRAW_EVERY = 10.0, 30.0  # seconds between plain lines, between pi
 
 
 def say(line: str) -> None:
-    """Tell the user something worth a line, on stderr."""
+    """Tell the user something worth a line, on stderr; of several processes the first does."""
+    if not parallel.is_first():
+        return
     print(line, file=sys.stderr, flush=True)
 
 
@@ -99,7 +102,7 @@ class Reporter:
         self._rate = 0.0
 
     def __enter__(self) -> Reporter:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and parallel.is_first():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 

@@ -154,7 +154,7 @@ def _child(job: dict[str, Any]) -> Probe:
     import torch
 
     from tinyseek.model.transformer import CausalLM
-    from tinyseek.train import loop, metrics, options, state
+    from tinyseek.train import loop, metrics, objective, options, state
     from tinyseek.train.device import settle
     from tinyseek.train.optim import make_optimizer
 
@@ -176,7 +176,7 @@ def _child(job: dict[str, Any]) -> Probe:
         documents = (torch.arange(settings.seq_len, device=device) // 48).expand(size, -1) if job["packed"] else None
         targets = ids[:, 1:].clone()
         if documents is not None:  # a fine-tuning row learns from answers alone: about half of it
-            targets[:, ::2] = loop.IGNORED
+            targets[:, ::2] = objective.IGNORED
         return ids[:, :-1], targets, documents
 
     def step() -> None:

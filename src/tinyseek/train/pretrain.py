@@ -13,6 +13,7 @@ from tinyseek.model.transformer import CausalLM
 from tinyseek.text.shards import TokenFile, Windows, require_window
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, plan, state
+from tinyseek.train.objective import LanguageModelling
 from tinyseek.train.options import PretrainSettings
 
 
@@ -52,10 +53,9 @@ def build(settings: PretrainSettings, folder: Path) -> None:
         )
         outcome = loop.train(
             model,
-            rows,
+            LanguageModelling(rows, held_out if len(held_out) else None),
             settings,
             work,
-            val=held_out if len(held_out) else None,
             made_from=made_from,
             resume=resume,
             flops_per_token=metrics.training_flops(config, settings.seq_len),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,8 @@ from torch import nn
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
+from tinyseek.train import parallel
 from tinyseek.train.optim import Optimizer
-
-if TYPE_CHECKING:
-    pass
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -50,6 +48,7 @@ class Progress:
     loss_seen: int = 0
     streak: int = 0  # steps in a row above them
     sampler: dict[str, int] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)  # what the objective wants to find again
     changed: list[str] = field(default_factory=list)  # settings that changed on the way (resume=changed)
 
 
@@ -115,7 +114,7 @@ def save(
     device: torch.device,
     val_loss: float | None,
 ) -> Path:
-    """Write the checkpoint of `progress.step`.
+    """Write the checkpoint of `progress.step`; of several processes the first does.
 
     Args:
         write: puts what is trained into a folder: a whole model, or an adapter alone.
@@ -123,6 +122,9 @@ def save(
         UserError: the disk is full or cannot be written; earlier checkpoints stay.
     """
     folder = work / f"step-{progress.step:06d}"
+    if not parallel.is_first():
+        parallel.wait()
+        return folder
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -152,6 +154,7 @@ def save(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    parallel.wait()
     return folder
 
 
@@ -226,6 +229,8 @@ def best(work: Path) -> Checkpoint | None:
 
 def prune(work: Path, keep_last: int) -> None:
     """Delete all checkpoints but the newest `keep_last` and the best."""
+    if not parallel.is_first():
+        return
     top = best(work)
     for _, folder in _numbered(work)[keep_last:]:
         if top is None or folder != top.folder:
@@ -273,11 +278,18 @@ def differences(checkpoint: Checkpoint, made_from: Mapping[str, Any]) -> list[st
 
 @contextmanager
 def held(work: Path) -> Iterator[None]:
-    """Hold a work folder for this process alone.
+    """Hold a work folder for this process alone, or for those that train together.
 
     Raises:
         UserError: another run is training in it.
     """
+    if not parallel.is_first():
+        try:
+            parallel.own(work).mkdir(parents=True, exist_ok=True)
+            yield
+        finally:
+            shutil.rmtree(parallel.own(work), ignore_errors=True)
+        return
     file = work / "lock"
     try:
         work.mkdir(parents=True, exist_ok=True)

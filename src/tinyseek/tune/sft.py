@@ -18,7 +18,8 @@ from tinyseek.text.chat import encode_examples
 from tinyseek.text.datasets import find_data
 from tinyseek.text.shards import EndToEnd, Packed, TokenFile, write_tokens
 from tinyseek.text.tokenizer import Tokenizer
-from tinyseek.train import loop, metrics, state
+from tinyseek.train import loop, metrics, parallel, state
+from tinyseek.train.objective import LanguageModelling
 from tinyseek.tune.learner import check_fits, learner
 from tinyseek.tune.options import SftSettings
 
@@ -64,7 +65,9 @@ def build(settings: SftSettings, folder: Path) -> None:
         check_fits(model, tokenizer, base, settings.seq_len)
         examples = encode(settings.data, tokenizer, settings)
         report(examples, settings)
-        splits = {split: pack(work / "tokens", split, examples, tokenizer, settings) for split in examples.ids}
+        splits = {
+            split: pack(parallel.own(work) / "tokens", split, examples, tokenizer, settings) for split in examples.ids
+        }
         rows = splits["train"]
         if rows is None:
             raise UserError(f"{', '.join(settings.data)}: no example is left to learn from; see the counts above")
@@ -72,10 +75,9 @@ def build(settings: SftSettings, folder: Path) -> None:
         plain = settings.lora is None and settings.packing
         outcome = loop.train(
             model,
-            rows,
+            LanguageModelling(rows, splits["val"]),
             settings if plain else settings.model_copy(update={"compile": False}),
             work,
-            val=splits["val"],
             made_from=made_from,
             resume=resume,
             flops_per_token=learns.flops * metrics.training_flops(model.config, settings.seq_len),

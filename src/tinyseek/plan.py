@@ -168,7 +168,7 @@ class _Planner:
 
         from tinyseek.evaluate.options import EvalSettings
         from tinyseek.evaluate.perplexity import bits_per_byte
-        from tinyseek.evaluate.scores import exact_match
+        from tinyseek.evaluate.scores import score_tasks
         from tinyseek.model.transformer import CausalLM
         from tinyseek.text.tokenizer import Tokenizer
 
@@ -191,9 +191,9 @@ class _Planner:
             if settings.tasks:
                 source = self._source(settings.tasks) / "heldout.jsonl"
                 records = [json.loads(line) for line in source.open(encoding="utf-8")][: settings.max_tasks]
-                few = records[: settings.batch_size]
+                few = records[: max(8, settings.batch_size // (1 + settings.samples * settings.seeds))]
                 began = time.perf_counter()
-                exact_match(model, tokenizer, few, max_tokens=settings.max_tokens, batch_size=settings.batch_size)
+                score_tasks(model, tokenizer, few, settings)
                 seconds += (time.perf_counter() - began) * len(records) / max(len(few), 1)
         return StagePlan(name, "eval", seconds * len(settings.models), psutil.Process().memory_info().rss)
 

@@ -107,18 +107,40 @@ def outcomes(done: Sequence[Outcome]) -> None:
 
 
 def scores(folder: Path) -> None:
-    """The table of an eval folder."""
+    """The tables of an eval folder: each model's scores, and by how much each is better than the one before."""
     try:
         models = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["models"]
     except (OSError, ValueError, KeyError):
         return
+    tasks = {entry["name"]: entry["tasks"] for entry in models if entry.get("tasks")}
+    passed = list(dict.fromkeys(key for t in tasks.values() for key in t.get("sampled", {}) if key.startswith("pass@")))
+    head = ["model", "bits per byte", "perplexity", "tasks right", *passed, "tokens", "in form"]
     rows = []
     for entry in models:
-        text, tasks = entry.get("text", {}), entry.get("tasks", {})
-        share = f"{100 * tasks['share']:.1f} % ({tasks['right']} of {tasks['total']})" if tasks else ""
-        rows.append((entry["name"], number(text.get("bits_per_byte", "")), number(text.get("perplexity", "")), share))
+        text, own = entry.get("text", {}), tasks.get(entry["name"], {})
+        drawn = own.get("sampled", {})
+        row = [entry["name"], number(text.get("bits_per_byte", "")), number(text.get("perplexity", ""))]
+        row.append(f"{100 * own['share']:.1f} % ({own['right']} of {own['total']})" if own else "")
+        row += [_with_error(drawn[key]) if key in drawn else "" for key in passed]
+        shape = (drawn or own).get("answers", {})
+        row += [number(shape["tokens"]), f"{100 * shape['format']:.0f} %"] if shape else ["", ""]
+        rows.append(row)
+    shown = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
     print()
-    table(("model", "bits per byte", "perplexity", "tasks right"), rows, right=[1, 2])
+    table(
+        [head[c] for c in shown], [[row[c] for c in shown] for row in rows], right=[i for i, c in enumerate(shown) if c]
+    )
+    gains = [(name, own["gains"]) for name, own in tasks.items() if own.get("gains")]
+    for name, found in gains:
+        best = found.get("pass@1") or found["greedy"]
+        what = "pass@1" if "pass@1" in found else "greedy"
+        signed = " to ".join(f"{100 * best[end]:+.1f}" for end in ("low", "high"))
+        print(f"{name} over {found['over']}: {100 * best['mean']:+.1f} points {what} (95 %: {signed})")
+
+
+def _with_error(mean: Mapping[str, Any]) -> str:
+    """A share with the half of its 95 % interval."""
+    return f"{100 * mean['mean']:.1f} ± {50 * (mean['high'] - mean['low']):.1f} %"
 
 
 def lineage(folder: Path) -> None:

@@ -1,17 +1,19 @@
-"""Exact match: the interval, the counting, and the whole stage on small models."""
+"""Tasks right, greedily and of samples: the counting, and the whole stage on small models."""
 
 import json
-import random
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tinyseek import artifact
+from tinyseek.engine.params import SamplingParams
 from tinyseek.errors import UserError
+from tinyseek.evaluate.answers import Asked, ask, in_form
+from tinyseek.evaluate.estimates import pass_at_k
 from tinyseek.evaluate.options import EvalSettings
 from tinyseek.evaluate.perplexity import bits_per_byte
-from tinyseek.evaluate.scores import Share, _names, build, exact_match
+from tinyseek.evaluate.scores import _names, build, score_tasks
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.chat import encode_prompt
@@ -19,92 +21,70 @@ from tinyseek.text.tasks import Counts, TaskSettings, check, generate, read_task
 from tinyseek.text.tasks import build as build_tasks
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 
-
-def test_wilson_interval():
-    # Newcombe 1998, Statistics in Medicine 17:857-872, table I: the score method without continuity correction
-    for right, total, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0000, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):
-        assert Share(right, total).interval() == pytest.approx((low, high), abs=5e-5)
-    assert Share(0, 0).interval() == (0.0, 1.0)
-    seed = random.randrange(10**6)
-    print("seed", seed)
-    rng = random.Random(seed)
-    for _ in range(200):  # the ends are where the true share is z standard errors away: the interval's own definition
-        total = rng.randint(1, 500)
-        share = Share(rng.randint(0, total), total)
-        for end in share.interval():
-            assert 0 <= end <= 1
-            if 1e-12 < end < 1 - 1e-12:
-                assert abs(share.share - end) / (end * (1 - end) / total) ** 0.5 == pytest.approx(1.959964, rel=1e-6)
+THINKING = "<think>1+1=2</think>2"
 
 
-class Characters:
-    """Every character a token; 2 ends an answer, and both thinking marks are single tokens."""
-
-    stop_ids = frozenset({2})
-    marks = {"<think>": 3, "</think>": 4}  # noqa: RUF012
-
-    def decode(self, ids, *, skip_specials=False):
-        assert not skip_specials
-        names = {token: mark for mark, token in self.marks.items()}
-        return "".join(names.get(i) or chr(i) for i in ids)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """A stand-in for the engine that answers by a function of the prompt; notes how it was asked."""
-    asked = []
-
-    def answer(model, prompts, params):
-        asked.append((len(prompts), params))
-        return [model.answer("".join(map(chr, prompt))) for prompt in prompts]
-
-    def encode_prompt(_, messages):
-        assert [m["role"] for m in messages] == ["user"]
-        return [ord(character) for character in messages[0]["content"]]
-
-    monkeypatch.setattr("tinyseek.engine.generate.generate", answer)
-    monkeypatch.setattr("tinyseek.text.chat.encode_prompt", encode_prompt)
-    return asked
+def test_what_is_in_form():
+    for text in ("2", " 2\n", THINKING, "\n" + THINKING, "<think></think>2"):
+        assert in_form(text, ended=True)
+        assert not in_form(text, ended=False)
+    for text in ("", " ", "<think>1", "<think>1</think>", "<think>1</think> ", "1</think>2", "<think><think>1</think>2",
+                 "hm <think>1</think>2", THINKING + THINKING):  # fmt: skip
+        assert not in_form(text, ended=True), text
+    assert in_form("1+1=2</think>2", ended=True, opened=True)
+    assert not in_form("1+1=2", ended=True, opened=True)
+    assert not in_form(THINKING, ended=True, opened=True)
 
 
-def test_counting_by_kind_and_language_in_batches(asked):
+def test_counting_by_kind_and_language(monkeypatch):
     records = generate(
         TaskSettings(train=Counts(world=300), heldout=Counts(arithmetic=10, world=30, identity=6, refusal=8))
     ).heldout
-    replies = {r["messages"][0]["content"]: r["messages"][1]["content"] for r in records}
-    know = {p for i, p in enumerate(replies) if i % 3}
-    tokenizer = Characters()
+    calls = []
 
-    class Model(torch.nn.Module):
-        config = SimpleNamespace(max_position_embeddings=512)
+    def ask(model, tokenizer, prompts, draws, *, batch_size, progress):
+        """Answers of a model that knows two tasks of three; of samples it errs in every fourth besides."""
+        calls.append((prompts, draws, batch_size))
+        found = []
+        for number, draw in enumerate(draws):
+            answers = []
+            for index, record in enumerate(records):
+                texts = [
+                    record["messages"][1]["content"] if index % 3 and (sample + number) % 4 != 3 else "no idea"
+                    for sample in range(draw.n)
+                ]
+                answers.append([Asked(text, len(text), text != "no idea", True, False) for text in texts])
+            found.append(answers)
+        return found
 
-        def answer(self, prompt):
-            text = replies[prompt] if prompt in know else "no idea"
-            for mark, token in tokenizer.marks.items():
-                text = text.replace(mark, chr(token))
-            return [ord(c) for c in text] + [2] + [ord(c) for c in " and on"]
-
-    model = Model().train()
-    done = []
-    score = exact_match(model, tokenizer, records, max_tokens=77, batch_size=20, progress=done.append)
-    assert [size for size, _ in asked] == [20, 20, 14]
-    assert done == [20, 40, 54]
-    params = asked[0][1]
-    assert (params.temperature, params.max_tokens, params.stop_ids) == (0.0, 77, {2})
-    assert score.right == [r["messages"][0]["content"] in know for r in records]
-    assert score.outputs == [replies[p] if (p := r["messages"][0]["content"]) in know else "no idea" for r in records]
-    assert score.overall == Share(sum(score.right), 54)
-    for name in ("kind", "lang"):
-        assert sum(share.total for share in score.by[name].values()) == 54
-        assert sum(share.right for share in score.by[name].values()) == score.overall.right
-    assert score.by["kind"]["world"].total == 30
-    assert score.plain()["by_kind"]["world"]["total"] == 30
-    assert model.training
+    monkeypatch.setattr("tinyseek.evaluate.scores.ask", ask)
+    monkeypatch.setattr("tinyseek.text.chat.encode_prompt", lambda _, messages: [len(messages)])
+    settings = EvalSettings(samples=4, seeds=2, seed=7, temperature=0.8, max_tokens=77, batch_size=20, k=[8, 2, 1, 30])
+    found = score_tasks(None, SimpleNamespace(stop_ids={2}), records, settings)
+    ((prompts, draws, size),) = calls
+    assert (len(prompts), set(map(tuple, prompts)), size) == (54, {(1,)}, 20)
+    assert [(d.temperature, d.max_tokens, d.stop_ids, d.n, d.seed) for d in draws] == [
+        (0.0, 77, {2}, 1, None),
+        (0.8, 77, {2}, 4, 7),
+        (0.8, 77, {2}, 4, 8),
+    ]
+    known = [index % 3 != 0 for index in range(54)]
+    assert found.greedy.right == known
+    plain = found.greedy.plain(records)
+    assert (plain["right"], plain["total"]) == (36, 54)
+    for name in ("by_kind", "by_lang"):
+        assert sum(share["total"] for share in plain[name].values()) == 54
+        assert sum(share["right"] for share in plain[name].values()) == 36
+    assert plain["by_kind"]["world"]["total"] == 30
+    assert plain["answers"]["cut"] == pytest.approx(18 / 54, abs=1e-4)
+    told = found.sampled.plain(records, settings.k)
+    assert told["pass@1"]["mean"] == pytest.approx(0.75 * 36 / 54, abs=1e-5)
+    assert told["pass@2"]["mean"] == pytest.approx(36 / 54 * pass_at_k(8, 6, 2), abs=1e-5)
+    assert told["pass@8"]["mean"] == pytest.approx(36 / 54, abs=1e-5)
+    assert "pass@30" not in told
+    assert told["by_seed"] == {"mean": 0.5, "error": 0.0, "values": [0.5, 0.5]}
+    assert told["by_kind"]["world"]["prompts"] == 30
+    assert found.sampled.pass_1.tolist() == [0.75 * k for k in known]
 
 
 def test_names_of_models(tmp_path):
@@ -177,10 +157,48 @@ def test_the_stage_on_real_models(run, capfd):
                     break
                 ids.append(token)
             assert sample["outputs"][name] == tokenizer.decode(ids[start:])
+        assert "sampled" not in entry["tasks"]
     manifest = artifact.read(run / "eval")
     assert set(manifest.inputs) == {"models.0", "models.1", "data", "tasks"}
     assert set(manifest.figures) == {"pretrain", "sft"}
     assert capfd.readouterr().out == ""
+
+
+def test_samples_are_what_the_engine_draws_and_what_is_told_adds_up(run, tmp_path):
+    build(settings_for(run, samples=3, seeds=2, k=[2, 6]).model_copy(update={"data": None}), tmp_path / "eval")
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text(encoding="utf-8"))["models"]
+    samples = [json.loads(line) for line in (tmp_path / "eval" / "samples.jsonl").read_text("utf-8").splitlines()]
+    for entry in scores:
+        told = entry["tasks"]["sampled"]
+        counts = [sample["sampled"][entry["name"]] for sample in samples]
+        assert all(count["of"] == 6 for count in counts)
+        assert told["pass@1"]["mean"] == pytest.approx(sum(c["right"] for c in counts) / 6 / 19, abs=1e-5)
+        assert told["pass@6"]["mean"] == pytest.approx(sum(c["right"] > 0 for c in counts) / 19, abs=1e-5)
+        assert told["pass@1"]["low"] <= told["pass@1"]["mean"] <= told["pass@1"]["high"]
+        assert sum(told["by_seed"]["values"]) / 2 == pytest.approx(told["pass@1"]["mean"], abs=1e-5)
+    assert "gains" not in scores[0]["tasks"]
+    gains = scores[1]["tasks"]["gains"]
+    assert gains["over"] == "pretrain"
+    shares = [entry["tasks"]["sampled"]["pass@1"]["mean"] for entry in scores]
+    assert gains["pass@1"]["mean"] == pytest.approx(shares[1] - shares[0], abs=1e-5)
+    assert artifact.read(tmp_path / "eval").figures["sft"]["pass@1"] == shares[1]
+
+
+def test_answers_are_drawn_alike_in_any_company(run):
+    model, tokenizer = CausalLM.load(run / "sft"), Tokenizer.load(run / "sft")
+    prompts = [tokenizer.encode(text) for text in ("What is 2 + 2?", "Who?", "3+4=? 3+4=? 3+4=?", "2")]
+    drawn = SamplingParams(max_tokens=9, temperature=1.0, n=3, seed=5)
+    done = []
+    many = ask(model, tokenizer, prompts, [SamplingParams(max_tokens=9), drawn], batch_size=7, progress=done.append)
+    assert done == list(range(1, 9))
+    few = ask(model, tokenizer, prompts, [drawn], batch_size=1)
+    assert many[1] == few[0]
+    assert [len(answers) for answers in many[0]] == [1] * 4
+    texts = {answer.text for answers in few[0] for answer in answers}
+    assert len(texts) > 8  # neither samples nor prompts share their draws
+    assert all(answer.tokens == 9 or answer.ended for answers in few[0] for answer in answers)
+    with pytest.raises(UserError, match="whole context of 128 tokens"):
+        ask(model, tokenizer, [[5] * 128], [drawn])
 
 
 @pytest.mark.parametrize(

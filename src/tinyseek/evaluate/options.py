@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tinyseek.settings import StageSettings, no_effect, taken_from
 
@@ -33,10 +33,36 @@ class EvalSettings(StageSettings):
     )
     max_tasks: int = Field(1000, ge=1, description="tasks that are asked, the first ones of the file")
     max_tokens: int = Field(120, ge=1, description="tokens an answer may have, its thought included")
+    samples: int = Field(
+        0,
+        ge=0,
+        le=128,
+        description="answers drawn a task and seed, for pass@1 and pass@k; 0 for the greedy answer alone",
+    )
+    temperature: float = Field(1.0, gt=0, le=100, description="at which these answers are drawn")
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="how often the samples are drawn, by another seed each; several give an error over seeds",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="the first of these seeds")
+    k: list[int] = Field(
+        [2, 4, 8, 16, 32, 64, 128],
+        max_length=20,
+        description="for pass@k, the chance that one of k samples is right; those above samples * seeds are left out",
+    )
     batch_size: int = no_effect(64, "tasks answered at a time: lower it when memory runs out", ge=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = no_effect(
         "auto", "where to compute; auto is cuda where there is one, else cpu"
     )
+
+    @field_validator("k")
+    @classmethod
+    def _at_least_one(cls, k: list[int]) -> list[int]:
+        if any(number < 1 for number in k):
+            raise ValueError("pass@k needs k of at least 1")
+        return sorted({*k} - {1})
 
 
 class ReportSettings(StageSettings):

@@ -1,18 +1,21 @@
-"""Several models asked the same: bits per byte on held-out text, and exact match on held-out tasks, greedy."""
+"""Several models asked the same: bits per byte on held-out text; held-out tasks right greedily, and of samples (pass@1, pass@k)."""
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinyseek import artifact
 from tinyseek.errors import UserError
+from tinyseek.evaluate.answers import Asked, ask
+from tinyseek.evaluate.estimates import Share, Values, gain, mean_over_prompts, over_seeds, pass_at_k
 from tinyseek.evaluate.options import EvalSettings
 from tinyseek.evaluate.perplexity import bits_per_byte, read_texts
 from tinyseek.text.tasks import Record, check, read_tasks
@@ -21,114 +24,146 @@ if TYPE_CHECKING:
     from tinyseek.model.transformer import CausalLM
     from tinyseek.text.tokenizer import Tokenizer
 
+Check = Callable[[Record, str], bool]
+_PARTS = ("kind", "lang")  # columns of a task by whose values scores are told apart
 
-@dataclass(frozen=True)
-class Share:
-    """How many of a number of tasks were right."""
 
-    right: int
-    total: int
+@dataclass
+class Greedy:
+    """A model's likeliest answers to a list of tasks, in their order, and which were right."""
+
+    answers: list[Asked]
+    right: list[bool]
+
+    def plain(self, records: Sequence[Record]) -> dict[str, Any]:
+        overall = Share(sum(self.right), len(self.right)).plain()
+        by = {
+            f"by_{name}": {
+                value: Share(sum(self.right[i] for i in among), len(among)).plain()
+                for value, among in _parts(records, name).items()
+            }
+            for name in _PARTS
+        }
+        return {**overall, **by, "answers": _shape(self.answers)}
+
+
+@dataclass
+class Sampled:
+    """A model's answers drawn by chance: `right_SPN` says which were, by seed, prompt and sample."""
+
+    answers: list[Asked]
+    right_SPN: np.ndarray[Any, np.dtype[np.bool_]]
+    temperature: float
 
     @property
-    def share(self) -> float:
-        return self.right / self.total if self.total else 0.0
+    def pass_1(self) -> Values:
+        """Each prompt's share of right samples."""
+        share_P: Values = self.right_SPN.mean((0, 2), dtype=np.float64)
+        return share_P
 
-    def interval(self, z: float = 1.959964) -> tuple[float, float]:
-        """Wilson's score interval, 95 % by default: where the true share lies. It stays within 0..1 and is sound at 0 and at 1.
+    def pass_at(self, k: int) -> Values:
+        """Each prompt's pass@k."""
+        seeds, _, samples = self.right_SPN.shape
+        total = seeds * samples
+        by_right = np.array([pass_at_k(total, right, k) for right in range(total + 1)])
+        found_P: Values = by_right[self.right_SPN.sum((0, 2))]
+        return found_P
 
-        Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
-        """
-        if not self.total:
-            return 0.0, 1.0
-        n, p = self.total, self.share
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-    def plain(self) -> dict[str, float | int]:
-        low, high = self.interval()
+    def plain(self, records: Sequence[Record], ks: Sequence[int]) -> dict[str, Any]:
+        seeds, _, samples = self.right_SPN.shape
+        share_P = self.pass_1
         return {
-            "right": self.right,
-            "total": self.total,
-            "share": round(self.share, 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
+            "samples": samples,
+            "seeds": seeds,
+            "temperature": self.temperature,
+            "pass@1": mean_over_prompts(share_P).plain(),
+            **{f"pass@{k}": mean_over_prompts(self.pass_at(k)).plain() for k in ks if 1 < k <= samples * seeds},
+            "by_seed": over_seeds(self.right_SPN.mean((1, 2)).tolist()).plain(),
+            **{
+                f"by_{name}": {
+                    value: mean_over_prompts(share_P[among]).plain() for value, among in _parts(records, name).items()
+                }
+                for name in _PARTS
+            },
+            "answers": _shape(self.answers),
         }
 
 
 @dataclass
 class TaskScore:
-    """A model's answers to a list of tasks, in their order, and which were right."""
+    """What a model made of the tasks."""
 
-    outputs: list[str]
-    right: list[bool]
-    overall: Share
-    by: dict[str, dict[str, Share]] = field(default_factory=dict)  # "kind" and "lang" -> value -> share
-
-    def plain(self) -> dict[str, Any]:
-        parts = {f"by_{name}": {value: s.plain() for value, s in shares.items()} for name, shares in self.by.items()}
-        return {**self.overall.plain(), **parts}
+    greedy: Greedy
+    sampled: Sampled | None
 
 
-def exact_match(
+def score_tasks(
     model: CausalLM,
     tokenizer: Tokenizer,
     records: Sequence[Record],
+    settings: EvalSettings,
     *,
-    max_tokens: int = 120,
-    batch_size: int = 64,
+    check: Check = check,
     progress: Callable[[int], None] | None = None,
 ) -> TaskScore:
-    """Ask every task, greedily and in the chat template, and check the final answers (`tasks.check`).
+    """Ask every task in the chat template, greedily and `samples` times by each seed, and check the final answers.
 
     A base model is asked in the same template. What is asked is a record's messages without the last, which is the answer.
 
     Args:
-        progress: told the number of tasks done after each batch.
+        settings: `samples`, `seeds`, `temperature`, `max_tokens`, `batch_size` are obeyed.
+        check: whether an answer, control tokens and thought included, is right.
+        progress: told how many answers or groups of samples are there, of `len(records) * (1 + seeds if samples else 1)`.
     Raises:
         UserError: a prompt leaves no room for an answer in the model's context.
     """
-    from tinyseek.engine.generate import generate
-    from tinyseek.engine.sampler import SamplingParams
+    from tinyseek.engine.params import SamplingParams
     from tinyseek.text.chat import encode_prompt
 
     prompts = [encode_prompt(tokenizer, record["messages"][:-1]) for record in records]
-    room = model.config.max_position_embeddings - max((len(prompt) for prompt in prompts), default=0)
-    if room < 1:
-        raise UserError(
-            f"a task's prompt fills the model's whole context of {model.config.max_position_embeddings} tokens"
-        )
     stops = frozenset(tokenizer.stop_ids)
-    params = SamplingParams(max_tokens=min(max_tokens, room), temperature=0.0, stop_ids=stops)
-    outputs = [""] * len(records)
-    order = sorted(range(len(records)), key=lambda index: len(prompts[index]))  # of about one length: little padding
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            for index, ids in zip(chosen, generate(model, [prompts[i] for i in chosen], params), strict=True):
-                end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-                outputs[index] = tokenizer.decode(
-                    ids[:end]
-                )  # with special tokens: </think> is one, and the check needs it
-            if progress:
-                progress(start + len(chosen))
-    finally:
-        model.train(was_training)
-    right = [check(record, output) for record, output in zip(records, outputs, strict=True)]
-    by = {
-        name: {
-            value: _share(right, [str(r.get(name)) == value for r in records])
-            for value in sorted({str(r.get(name)) for r in records})
-        }
-        for name in ("kind", "lang")
+    draws = [SamplingParams(max_tokens=settings.max_tokens, stop_ids=stops)]
+    for number in range(settings.seeds if settings.samples else 0):
+        draws.append(
+            SamplingParams(
+                max_tokens=settings.max_tokens,
+                temperature=settings.temperature,
+                n=settings.samples,
+                seed=settings.seed + number,
+                stop_ids=stops,
+            )
+        )
+    found = ask(model, tokenizer, prompts, draws, batch_size=settings.batch_size, progress=progress)
+    first = [answers[0] for answers in found[0]]
+    greedy = Greedy(first, [check(r, answer.text) for r, answer in zip(records, first, strict=True)])
+    if not settings.samples:
+        return TaskScore(greedy, None)
+    right = [
+        [[check(r, answer.text) for answer in answers] for r, answers in zip(records, of_seed, strict=True)]
+        for of_seed in found[1:]
+    ]
+    every = [answer for of_seed in found[1:] for answers in of_seed for answer in answers]
+    return TaskScore(greedy, Sampled(every, np.array(right, dtype=bool), settings.temperature))
+
+
+def _parts(records: Sequence[Record], name: str) -> dict[str, list[int]]:
+    """The tasks of each value of a column."""
+    parts: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        parts.setdefault(str(record.get(name)), []).append(index)
+    return dict(sorted(parts.items()))
+
+
+def _shape(answers: Sequence[Asked]) -> dict[str, float]:
+    """What answers look like, right or wrong."""
+    count = max(1, len(answers))
+    shares = {
+        "format": sum(answer.formed for answer in answers),
+        "thought": sum(answer.thought for answer in answers),
+        "cut": sum(not answer.ended for answer in answers),
     }
-    return TaskScore(outputs, right, _share(right, [True] * len(right)), by)
-
-
-def _share(right: list[bool], among: list[bool]) -> Share:
-    return Share(sum(r and a for r, a in zip(right, among, strict=True)), sum(among))
+    tokens = sum(answer.tokens for answer in answers) / count
+    return {"tokens": round(tokens, 2), **{name: round(value / count, 4) for name, value in shares.items()}}
 
 
 def build(settings: EvalSettings, folder: Path) -> None:
@@ -148,15 +183,20 @@ def build(settings: EvalSettings, folder: Path) -> None:
         records = _records(Path(settings.tasks), settings.max_tasks) if settings.tasks else []
         scores: list[dict[str, Any]] = []
         samples: list[dict[str, Any]] = [
-            {**record, "prompt": record["messages"][-2]["content"], "outputs": {}, "right": {}} for record in records
+            {**record, "prompt": record["messages"][-2]["content"], "outputs": {}, "right": {}, "sampled": {}}
+            for record in records
         ]
+        before: tuple[str, TaskScore] | None = None
         for name, path in zip(names, paths, strict=True):
-            entry = _score_model(name, path, settings, texts, records, samples)
+            entry, found = _score_model(name, path, settings, texts, records)
             scores.append(entry)
-            figures[name] = {
-                "bits_per_byte": entry.get("text", {}).get("bits_per_byte"),
-                "exact_match": entry.get("tasks", {}).get("share"),
-            }
+            figures[name] = _figures(entry)
+            if found is None:
+                continue
+            _keep(samples, name, found)
+            if before is not None:
+                entry["tasks"]["gains"] = _gains(*before, found)
+            before = name, found
         artifact.write_text(work / "scores.json", json.dumps({"models": scores}, indent=2, ensure_ascii=False) + "\n")
         with (work / "samples.jsonl").open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
@@ -168,9 +208,8 @@ def _score_model(
     settings: EvalSettings,
     texts: list[str],
     records: list[Record],
-    samples: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """One model's entry of scores.json; its answers go into `samples`."""
+) -> tuple[dict[str, Any], TaskScore | None]:
+    """One model's entry of scores.json, and what it made of the tasks."""
     import torch
 
     from tinyseek.model.transformer import CausalLM
@@ -194,16 +233,45 @@ def _score_model(
             progress=bar,
         ).plain()
         bar.close()
-    if records:
-        bar = _Progress(f"{name}: answering tasks", len(records))
-        found = exact_match(
-            model, tokenizer, records, max_tokens=settings.max_tokens, batch_size=settings.batch_size, progress=bar
-        )
-        bar.close()
-        entry["tasks"] = found.plain()
-        for sample, output, right in zip(samples, found.outputs, found.right, strict=True):
-            sample["outputs"][name], sample["right"][name] = output, right
-    return entry
+    if not records:
+        return entry, None
+    bar = _Progress(f"{name}: answering tasks", len(records) * (1 + (settings.seeds if settings.samples else 0)))
+    found = score_tasks(model, tokenizer, records, settings, progress=bar)
+    bar.close()
+    entry["tasks"] = found.greedy.plain(records)
+    if found.sampled:
+        entry["tasks"]["sampled"] = found.sampled.plain(records, settings.k)
+    return entry, found
+
+
+def _keep(samples: list[dict[str, Any]], name: str, found: TaskScore) -> None:
+    """Put a model's answers beside the others'; of what was drawn by chance the number of right ones."""
+    for index, (sample, answer, right) in enumerate(
+        zip(samples, found.greedy.answers, found.greedy.right, strict=True)
+    ):
+        sample["outputs"][name], sample["right"][name] = answer.text, right
+        if found.sampled:
+            right_SN = found.sampled.right_SPN[:, index]
+            sample["sampled"][name] = {"right": int(right_SN.sum()), "of": right_SN.size}
+
+
+def _gains(over: str, before: TaskScore, after: TaskScore) -> dict[str, Any]:
+    """By how much a model is better than the one before it, on the same tasks, one by one."""
+    gains: dict[str, Any] = {"over": over, "greedy": gain(before.greedy.right, after.greedy.right).plain()}
+    if before.sampled and after.sampled:
+        gains["pass@1"] = gain(before.sampled.pass_1, after.sampled.pass_1).plain()
+    return gains
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest tells of a model."""
+    tasks = entry.get("tasks", {})
+    sampled = tasks.get("sampled", {})
+    return {
+        "bits_per_byte": entry.get("text", {}).get("bits_per_byte"),
+        "exact_match": tasks.get("share"),
+        **{name: value["mean"] for name, value in sampled.items() if name.startswith("pass@")},
+    }
 
 
 def _names(paths: list[Path]) -> list[str]:

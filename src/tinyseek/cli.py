@@ -36,6 +36,8 @@ One stage of a recipe at a time
   tokens OUT          text to token ids                                   tinyseek tokens runs/my/tokens
   pretrain OUT        a model from random weights                         tinyseek pretrain runs/my/pretrain steps=500
   sft OUT             teach a model to answer                             tinyseek sft runs/my/sft data=[chats.jsonl]
+  dpo OUT             teach it which of two answers is better             tinyseek dpo runs/my/dpo data=[pairs.jsonl]
+  kto OUT             teach it which answers are liked                    tinyseek kto runs/my/kto data=[thumbs.jsonl]
 
 Look and follow
   show FOLDER         where a folder came from, back to the raw text      tinyseek show runs/quickstart/sft
@@ -45,7 +47,7 @@ Look and follow
 
 Settings are written key=value; `tinyseek COMMAND --help` lists a command's own."""
 
-STAGES = ("data", "tasks", "tokens", "pretrain", "sft")
+STAGES = ("data", "tasks", "tokens", "pretrain", "sft", "dpo", "kto")
 
 # Where each command is, in tinyseek.commands; imported when it is asked for.
 COMMANDS = {
@@ -76,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that the user can mend, 130 when stopped.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if os.environ.get("RANK", "0") != "0":  # of several processes that train together the first speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()

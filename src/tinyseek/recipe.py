@@ -48,6 +48,16 @@ KINDS: dict[str, Kind] = {
         "tinyseek.train.options:PretrainSettings", "tinyseek.train.pretrain", "train a model on plain text"
     ),
     "sft": Kind("tinyseek.tune.options:SftSettings", "tinyseek.tune.sft", "teach a model to answer"),
+    "dpo": Kind(
+        "tinyseek.tune.preferences.options:DpoSettings",
+        "tinyseek.tune.preferences.stage",
+        "teach a model which of two answers is better",
+    ),
+    "kto": Kind(
+        "tinyseek.tune.preferences.options:KtoSettings",
+        "tinyseek.tune.preferences.stage",
+        "teach a model which answers are liked",
+    ),
     "eval": Kind("tinyseek.evaluate.options:EvalSettings", "tinyseek.evaluate.scores", "score models on held-out data"),
     "report": Kind("tinyseek.evaluate.options:ReportSettings", "tinyseek.evaluate.report", "write the report card"),
 }

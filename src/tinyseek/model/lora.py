@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -366,6 +367,24 @@ def unmerge(replaced: list[Replaced]) -> None:
             router.weight.data, router.change = entry.weight, entry.layer
         else:
             setattr(entry.parent, entry.child, entry.layer)
+
+
+@contextmanager
+def without(model: CausalLM) -> Iterator[None]:
+    """The model as it is under its changes, for a while. Modules that are trained whole have no such state to go back to."""
+    taken: list[Replaced] = []
+    for module in list(model.modules()):
+        for child, layer in list(module.named_children()):
+            if isinstance(layer, LoraLinear | LoraExperts):
+                taken.append(Replaced(module, child, layer))
+                setattr(module, child, layer.base)
+            elif isinstance(layer, Router) and layer.change is not None:
+                taken.append(Replaced(module, child, layer.change, layer.weight.data))
+                layer.change = None
+    try:
+        yield
+    finally:
+        unmerge(taken)
 
 
 def _plain_linear(layer: LoraLinear | FrozenLinear) -> nn.Linear:

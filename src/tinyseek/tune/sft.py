@@ -21,7 +21,7 @@ from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, parallel, state
 from tinyseek.train.objective import LanguageModelling
 from tinyseek.tune.learner import check_fits, learner
-from tinyseek.tune.options import SftSettings
+from tinyseek.tune.options import SftSettings, TuneSettings
 
 
 @dataclass
@@ -88,7 +88,7 @@ def build(settings: SftSettings, folder: Path) -> None:
         loop.finish(outcome, work, folder, "sft", settings, inputs, keys, tokenizer, figures)
 
 
-def inputs_of(settings: SftSettings) -> tuple[dict[str, Path], dict[str, str]]:
+def inputs_of(settings: TuneSettings) -> tuple[dict[str, Path], dict[str, str]]:
     """Path and key of everything that the stage is made from, by role."""
     paths, keys = {}, {}
     for role, source in settings.taken().items():

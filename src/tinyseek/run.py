@@ -25,6 +25,7 @@ from tinyseek.artifact import Manifest
 from tinyseek.errors import UserError
 from tinyseek.recipe import KINDS, Recipe, kind_of
 from tinyseek.settings import StageSettings
+from tinyseek.train.options import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ def run(recipe: Recipe, until: str | None = None, say: Callable[[str], None] = p
     Raises:
         UserError: something that a stage needs is missing, another run is at work here, or what a stage raises.
     """
+    if _processes() > 1:
+        raise UserError(
+            "torchrun is for one training stage (torchrun ... -m tinyseek sft OUT ...); run a recipe without it"
+        )
     if until is not None and until not in recipe.stages:
         raise UserError(f'this recipe has no stage "{until}"; there are: {", ".join(recipe.stages)}')
     _check_paths(recipe)
@@ -68,8 +73,12 @@ def bring_up_to_date(settings: StageSettings, folder: Path, say: Callable[[str],
     Args:
         settings: with real paths as inputs (`Recipe.resolved`).
         title: what the lines that it says begin with.
+    Raises:
+        UserError: what the stage raises; several processes for one that trains nothing.
     """
     stage = folder.name
+    if _processes() > 1 and not isinstance(settings, TrainSettings):
+        raise UserError(f"torchrun is for stages that train; make {folder} without it")
     artifact.recover(folder)
     artifact.refuse_foreign(folder)  # now, not after hours of work
     why = why_build(settings, folder)
@@ -155,6 +164,11 @@ def _check_paths(recipe: Recipe) -> None:
             known = source in recipe.stages or Path(source).exists() or stage.located(role.partition(".")[0], source)
             if not known:
                 raise UserError(f"{name}.{role}: {source}: no such file or folder")
+
+
+def _processes() -> int:
+    """How many processes torchrun has started to train together (train/parallel.py)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -38,5 +39,6 @@ def settings_text(cls: Callable[[], type[Settings]], title: str = "settings (key
 
 
 def say(line: str) -> None:
-    """A line of progress: on stderr, so that results alone are on stdout."""
-    print(line, file=sys.stderr, flush=True)
+    """A line of progress: on stderr, so that results alone are on stdout; of several processes the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)

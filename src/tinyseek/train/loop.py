@@ -160,7 +160,7 @@ def train(
                 record |= {"expert_load": {layer: rounded(share) for layer, share in load.items()}}
                 val_loss = measured.get("loss")
                 better = val_loss is not None and note_validation(val_loss, progress)
-            report.step(record, flops_per_token * batch.tokens / seconds / setup.peak)
+            report.step(record, flops_per_token * batch.tokens / seconds / setup.peak / parallel.size())
 
             stopping = parallel.total([stop.is_set()], device) != [0.0]
             at_end = progress.step == steps or enough() or stopping

@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from tinyseek.errors import UserError
 from tinyseek.text.chat import encode_completion
@@ -20,7 +20,7 @@ from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import metrics
 from tinyseek.tune.preferences.options import PreferenceSettings
 
-Encoded = tuple[array[int], array[int]]  # ids, and 1 where the assistant speaks in the answer
+Encoded: TypeAlias = "tuple[array[int], array[int]]"  # ids, and 1 where the assistant speaks in the answer
 
 
 @dataclass

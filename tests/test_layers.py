@@ -22,7 +22,7 @@ ROOMS = {
     "text": LEAVES,
     "model": LEAVES | {"text"},
     "train": LEAVES | {"text", "model"},
-    "tune": LEAVES | {"text", "model", "train"},
+    "tune": LEAVES | {"text", "model", "train", "engine", "llm"},
     "engine": LEAVES | {"text", "model"},
     "evaluate": LEAVES | {"text", "model", "engine"},
     "llm": LEAVES | {"text", "model", "engine"},

@@ -20,6 +20,7 @@ From text to a model that answers
 
 Use a model
   chat MODEL          talk to it                                          tinyseek chat runs/quickstart/sft
+  label MODEL TEXT    what class a text is of                             tinyseek label runs/spam "Free entry! Text WIN now"
   generate MODEL      continue a text                                     tinyseek generate runs/quickstart/pretrain "In the"
   serve MODEL         OpenAI's and Ollama's APIs, and a chat page         tinyseek serve runs/quickstart
   eval MODEL ...      score it on held-out text and tasks                 tinyseek eval runs/quickstart/sft
@@ -38,6 +39,9 @@ One stage of a recipe at a time
   sft OUT             teach a model to answer                             tinyseek sft runs/my/sft data=[chats.jsonl]
   dpo OUT             teach it which of two answers is better             tinyseek dpo runs/my/dpo data=[pairs.jsonl]
   kto OUT             teach it which answers are liked                    tinyseek kto runs/my/kto data=[thumbs.jsonl]
+  collect OUT         a teacher's answers, judged and cleaned             tinyseek collect runs/my/collect teacher=runs/my/sft
+  pairs OUT           preference pairs of such answers                    tinyseek pairs runs/my/pairs answers=[collect]
+  classify OUT        teach it to tell what class a text is of            tinyseek classify runs/spam data=[sms.csv]
 
 Look and follow
   show FOLDER         where a folder came from, back to the raw text      tinyseek show runs/quickstart/sft
@@ -47,7 +51,7 @@ Look and follow
 
 Settings are written key=value; `tinyseek COMMAND --help` lists a command's own."""
 
-STAGES = ("data", "tasks", "tokens", "pretrain", "sft", "dpo", "kto")
+STAGES = ("data", "tasks", "tokens", "pretrain", "sft", "dpo", "kto", "collect", "pairs", "classify")
 
 # Where each command is, in tinyseek.commands; imported when it is asked for.
 COMMANDS = {
@@ -58,6 +62,7 @@ COMMANDS = {
     "generate": "models:generate",
     "serve": "serve:serve",
     "eval": "recipes:evaluate",
+    "label": "label:label",
     "model": "models:model",
     "pull": "interchange:pull",
     "merge": "interchange:merge",

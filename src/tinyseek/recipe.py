@@ -58,6 +58,21 @@ KINDS: dict[str, Kind] = {
         "tinyseek.tune.preferences.stage",
         "teach a model which answers are liked",
     ),
+    "collect": Kind(
+        "tinyseek.tune.distill.options:CollectSettings",
+        "tinyseek.tune.distill.collect",
+        "collect a teacher's answers, judged and cleaned",
+    ),
+    "pairs": Kind(
+        "tinyseek.tune.distill.options:PairsSettings",
+        "tinyseek.tune.distill.pairs",
+        "make preference pairs of collected answers",
+    ),
+    "classify": Kind(
+        "tinyseek.tune.classify.options:ClassifySettings",
+        "tinyseek.tune.classify.stage",
+        "teach a model to tell what class a text is of",
+    ),
     "eval": Kind("tinyseek.evaluate.options:EvalSettings", "tinyseek.evaluate.scores", "score models on held-out data"),
     "report": Kind("tinyseek.evaluate.options:ReportSettings", "tinyseek.evaluate.report", "write the report card"),
 }

@@ -71,6 +71,8 @@ _TELLING = {
     "tokens": ("train.tokens", "val.tokens"),
     "pretrain": ("steps", "tokens", "val_loss", "tokens_per_s"),
     "sft": ("steps", "tokens", "val_loss", "tokens_per_s"),
+    "collect": ("answers", "kept", "right", "cost"),
+    "pairs": ("pairs", "prompts", "answers"),
 }
 
 

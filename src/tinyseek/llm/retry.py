@@ -32,11 +32,12 @@ def wait_before(attempt: int, error: PassingError, settings: RemoteSettings) -> 
     Exponential with jitter, so that clients that failed together do not come back together; what the server asks for goes first.
 
     Raises:
-        ChatError: there are no more tries, or the server asks for too long a wait.
+        PassingError: there are no more tries.
+        ChatError: the server asks for too long a wait.
     """
     tries = f" (asked {attempt + 1} times)" if attempt else ""
     if attempt >= settings.retries:
-        raise ChatError(f"{error}{tries}", error.status) from None
+        raise PassingError(f"{error}{tries}", error.status, error.retry_after) from None
     if error.retry_after is not None:
         if error.retry_after > settings.longest_wait_seconds:
             raise ChatError(f"{error}; it asks to wait {error.retry_after:.0f} seconds{tries}", error.status) from None

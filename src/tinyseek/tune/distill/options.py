@@ -1,0 +1,206 @@
+"""The settings of distillation: answers of a teacher, pairs out of them, learning from a teacher's probabilities. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tinyseek.errors import UserError
+from tinyseek.llm.open import is_remote
+from tinyseek.llm.options import RemoteSettings
+from tinyseek.settings import StageSettings, no_effect, taken_from
+from tinyseek.tune.rl.options import RewardOptions
+
+Keep = Literal["correct", "best", "all"]
+Rule = Literal["right_over_wrong", "shorter_over_longer", "reward_margin", "format"]
+
+
+class CollectSettings(StageSettings):
+    """Answers of a teacher to prompts, checked and cleaned: what a student is fine-tuned on, and rejection sampling."""
+
+    teacher: str = taken_from(
+        "sft",
+        "who answers: a model's folder, a stage, a pulled name; or a server: http://host:port, deepseek, openai:MODEL, ollama:...",
+    )
+    data: list[str] = taken_from(
+        ["tasks"], "prompts: tasks folders, files with a prompt or a conversation a record, names of data sets"
+    )
+
+    n: int = Field(4, ge=1, le=1000, description="answers to each prompt")
+    limit: int | None = Field(None, ge=1, description="only so many prompts, evenly spread over the data")
+    system: str = Field("", description="a system message put before each prompt that has none")
+    temperature: float | None = Field(
+        1.0, ge=0, le=10, description="of the drawing; none for the teacher's own default"
+    )
+    top_p: float | None = Field(None, gt=0, le=1, description="draw among the likeliest that together are so likely")
+    top_k: int | None = Field(None, ge=1, description="draw among so many; not every server knows it")
+    max_tokens: int = Field(512, ge=1, description="tokens of an answer, its reasoning included")
+    thinking: bool | None = Field(None, description="ask for reasoning or for none; none leaves it to the teacher")
+    seed: int | None = Field(
+        0, ge=0, lt=2**31, description="each answer draws by a seed made of it; none sends no seed"
+    )
+    ask_again: int | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="how often to ask again for an answer that came blank, cut off or refused; if none, 2 times of a server and "
+        "never of a model here",
+    )
+
+    rewards: dict[str, float | RewardOptions] = Field(
+        {"exact_answer": 1.0},
+        description="name -> weight, or {weight, args}, of what judges the answers: exact_answer, format, length, repetition, "
+        "tool_calls, judge, file.py:name; the first says whether an answer is right. {} for nothing",
+    )
+    on_reward_error: Literal["skip", "stop"] = Field(
+        "skip", description="a reward that raises or takes too long: leave out what it did not tell, or end the run"
+    )
+    reward_seconds: float = no_effect(60.0, "longest that one reward may take for 256 answers", gt=0, le=86_400)
+    right_from: float = Field(1.0, description="an answer is right if the first reward gives it so much")
+    keep: Keep = Field(
+        "correct",
+        description="answers to learn from: the right ones, the best of each prompt by the rewards' sum, or all",
+    )
+    most: int | None = Field(
+        None,
+        ge=1,
+        description="of each prompt at most so many, by the rewards' sum, then the shortest; if none, 1 of the best",
+    )
+    reasoning: Literal["any", "required", "none"] = Field(
+        "any", description="drop answers without reasoning (required), or with it (none)"
+    )
+    longest: int | None = Field(None, ge=1, description="drop answers of more tokens")
+    duplicates: Literal["keep", "equal", "near"] = Field(
+        "equal", description="drop what repeats another answer to its prompt: word for word, or nearly"
+    )
+    near: float = Field(
+        0.8, gt=0, le=1, description="share of runs of five words in common that makes answers nearly the same"
+    )
+    refusals: list[str] = Field([], description="more expressions (regular ones) by which a refusal is told")
+
+    model: str | None = Field(None, description="which of a server's models; none for its only or first one")
+    server: RemoteSettings = no_effect(
+        RemoteSettings(),
+        "how a server is spoken to; server.prices.prompt, .cached, .completion: money for a million tokens",
+    )
+    budget: float | None = no_effect(None, "money, in the prices' currency, beyond which nothing more is asked", gt=0)
+    requests_per_minute: float | None = no_effect(None, "at most so many requests in any minute", gt=0)
+    tokens_per_minute: float | None = no_effect(
+        None, "at most so many tokens, of prompts and answers, in any minute", gt=0
+    )
+    at_once: int = no_effect(
+        64,
+        "texts that a model here writes at a time; a quarter as many requests to a server are under way",
+        ge=1,
+        le=4096,
+    )
+    unfinished: Literal["stop", "accept"] = no_effect(
+        "stop",
+        "when the budget is used up, or answers could not be had: stop, to go on later by the same command; or be content with "
+        "those that came",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = no_effect("auto", "where a model here computes")
+    quantize: Literal["none", "int8", "int4"] = Field("none", description="a model here in fewer bits, on a CPU")
+
+    @field_validator("refusals")
+    @classmethod
+    def _expressions(cls, expressions: list[str]) -> list[str]:
+        for expression in expressions:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise ValueError(f"{expression!r} is no regular expression ({error})") from None
+        return expressions
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.keep != "all" and not self.rewards:
+            raise ValueError(f"keep={self.keep} needs rewards to tell by; name some, or say keep=all")
+        if self.budget is not None and self.server.prices is None:
+            raise ValueError(
+                "a budget needs prices to count by: server.prices.prompt=..., server.prices.completion=..."
+            )
+        return self
+
+    def reward_options(self) -> dict[str, RewardOptions]:
+        """Every reward with its options written out."""
+        return {
+            name: entry if isinstance(entry, RewardOptions) else RewardOptions(weight=entry)
+            for name, entry in self.rewards.items()
+        }
+
+    @property
+    def at_server(self) -> bool:
+        """Whether the teacher is behind a server."""
+        return is_remote(self.teacher)
+
+    def located(self, role: str, source: str) -> str | None:
+        """A server, a pulled model or a data set, by its name."""
+        return source_of(role, source)
+
+    def input_key(self, role: str, source: str) -> str | None:
+        """Of a server its address and model; of a named data set its content."""
+        if role == "teacher" and is_remote(source):
+            text = json.dumps([source.rstrip("/"), self.model])
+            return f"server:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        return data_key(role, source) or super().input_key(role, source)
+
+    def essence(self) -> dict[str, Any]:
+        """With the server's address, by which the manifest names it."""
+        return super().essence() | ({"teacher": self.teacher} if self.at_server else {})
+
+
+class PairsSettings(StageSettings):
+    """Preference pairs out of collected answers."""
+
+    answers: list[str] = taken_from(["collect"], "collect folders, or samples.jsonl files of such")
+
+    rules: list[Rule] = Field(
+        ["right_over_wrong"],
+        min_length=1,
+        description="right_over_wrong; shorter_over_longer, both right; reward_margin, by the rewards' sum; format, by the reward "
+        "of that name",
+    )
+    per_prompt: int = Field(2, ge=1, description="pairs of each prompt and rule, at most")
+    margin: float = Field(0.5, gt=0, description="reward_margin: least difference of the rewards' sums")
+    shorter_by: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="shorter_over_longer: how much shorter the chosen one is, as a share of the other's tokens",
+    )
+    most: int | None = Field(None, ge=1, description="pairs in all, drawn evenly")
+    seed: int = Field(0, ge=0, lt=2**63, description="of what is drawn where there are more")
+
+
+def source_of(role: str, source: str) -> str | None:
+    """Where an input lies that is no path: of a teacher or model its pulled folder, or the server as it was named; of data
+    its name."""
+    if role == "teacher" and is_remote(source):
+        return source
+    if role in ("teacher", "model"):
+        from tinyseek.model.hub import find_model
+
+        try:
+            return str(find_model(source))
+        except UserError as error:
+            if "tinyseek pull" in str(error):  # a name that is known, and not here yet
+                raise
+            return None
+    from tinyseek.text.datasets import is_named
+
+    return source if role == "data" and is_named(source) else None
+
+
+def data_key(role: str, source: str) -> str | None:
+    """Of a named data set: its content, and how it is read."""
+    if role != "data" or Path(source).exists():
+        return None
+    from tinyseek.text.datasets import find_data
+
+    return find_data(source).key()

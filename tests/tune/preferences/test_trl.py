@@ -1,4 +1,4 @@
-"""Every loss of preferences against TRL's: on the same log-probabilities, and through its trainers on the same records and weights."""
+"""Every loss of preferences against TRL's: on the same log-probabilities, and through its trainers on the same records."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.transformer import CausalLM
+from tinyseek.text.chat import encode_completion
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 from tinyseek.train.objective import Objective
 from tinyseek.tune.preferences.dpo import Preferring
@@ -175,18 +176,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     more = {"num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.15}
     model = CausalLM(ModelConfig(model_type="llama", vocab_size=tokenizer.vocab_size, **shape, **more))
-    for name in ("base", "policy"):
-        model.save(folder / name)
-        tokenizer.save(folder / name)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.03)
     rng = np.random.default_rng(1)
 
     def say(role: str, end: str = "") -> list[dict[str, str]]:
         return [{"role": role, "content": " ".join(rng.choice(WORDS, int(rng.integers(1, 9)))) + end}]
 
     sides = [(say("user"), say("assistant", " yes"), say("assistant", " no")) for _ in range(PAIRS)]
+    for name in ("base", "policy"):
+        model.save(folder / name)
+        tokenizer.save(folder / name)
+        for prompt, chosen, rejected in sides:  # the policy finds any such answer likelier, so that KL is not 0
+            for answer in (chosen, rejected):
+                ids, _ = encode_completion(tokenizer, prompt, answer)
+                row_1T = torch.tensor([ids])
+                model.loss(row_1T[:, :-1], row_1T[:, 1:]).total.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter.sub_(parameter.grad * 0.002).add_(torch.randn_like(parameter) * 0.002)
     return World(folder, [dict(zip(("prompt", "chosen", "rejected"), side, strict=True)) for side in sides])
 
 

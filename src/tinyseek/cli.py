@@ -39,6 +39,7 @@ One stage of a recipe at a time
   sft OUT             teach a model to answer                             tinyseek sft runs/my/sft data=[chats.jsonl]
   dpo OUT             teach it which of two answers is better             tinyseek dpo runs/my/dpo data=[pairs.jsonl]
   kto OUT             teach it which answers are liked                    tinyseek kto runs/my/kto data=[thumbs.jsonl]
+  grpo OUT            teach it by rewards of its own answers              tinyseek grpo runs/my/grpo data=[tasks]
   collect OUT         a teacher's answers, judged and cleaned             tinyseek collect runs/my/collect teacher=runs/my/sft
   pairs OUT           preference pairs of such answers                    tinyseek pairs runs/my/pairs answers=[collect]
   classify OUT        teach it to tell what class a text is of            tinyseek classify runs/spam data=[sms.csv]
@@ -51,7 +52,7 @@ Look and follow
 
 Settings are written key=value; `tinyseek COMMAND --help` lists a command's own."""
 
-STAGES = ("data", "tasks", "tokens", "pretrain", "sft", "dpo", "kto", "collect", "pairs", "classify")
+STAGES = ("data", "tasks", "tokens", "pretrain", "sft", "dpo", "kto", "grpo", "collect", "pairs", "classify")
 
 # Where each command is, in tinyseek.commands; imported when it is asked for.
 COMMANDS = {

@@ -73,6 +73,9 @@ KINDS: dict[str, Kind] = {
         "tinyseek.tune.classify.stage",
         "teach a model to tell what class a text is of",
     ),
+    "grpo": Kind(
+        "tinyseek.tune.rl.options:GrpoSettings", "tinyseek.tune.rl.grpo", "teach a model by rewards of its own answers"
+    ),
     "eval": Kind("tinyseek.evaluate.options:EvalSettings", "tinyseek.evaluate.scores", "score models on held-out data"),
     "report": Kind("tinyseek.evaluate.options:ReportSettings", "tinyseek.evaluate.report", "write the report card"),
 }

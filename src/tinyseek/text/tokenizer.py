@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import tokenizers
 from pydantic import Field, field_validator
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from tinyseek import artifact
 from tinyseek.errors import UserError
@@ -240,6 +240,23 @@ class Tokenizer:
         except OSError as error:
             raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 
+    def for_whole_texts(self) -> Tokenizer:
+        """The same tokenizer as other programs should find it beside a model that reads texts as a whole: there a text gets its
+        `begin_ids` of itself, and there is a token to pad with. Nothing changes here."""
+        rust = tokenizers.Tokenizer.from_str(self._rust.to_str())
+        begin = self.begin_ids
+        if begin and rust.encode("a").ids[: len(begin)] != begin:
+            text = self._added[begin[0]]
+            adds = processors.TemplateProcessing(
+                single=f"{text} $A", pair=f"{text} $A {text} $B:1", special_tokens=[(text, begin[0])]
+            )
+            before = rust.post_processor
+            rust.post_processor = adds if before is None else processors.Sequence([before, adds])
+        config = dict(self._config)
+        if not config.get("pad_token"):
+            config["pad_token"] = self._added[self.pad_id]
+        return Tokenizer(rust, config, self.chat_template, self.stop_ids)
+
     # ---- text to ids ----
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
@@ -256,6 +273,11 @@ class Tokenizer:
             return rust.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
             return rust.encode(_mended(text), add_special_tokens=False).ids
+
+    def encode_published(self, text: str) -> list[int]:
+        """Ids as transformers gives them: control tokens in the text are read as such, and what the published tokenizer.json puts
+        at the ends (Llama's begin token) is there. Only for text that we wrote ourselves."""
+        return self._rust.encode(_mended(text)).ids
 
     def encode_batch(self, texts: Iterable[str], *, specials: bool = False) -> list[list[int]]:
         """`encode` of each text, on all cores, in bounded memory."""
@@ -367,6 +389,11 @@ class Tokenizer:
     def stream(self, *, skip_specials: bool = False) -> StreamDecoder:
         """A decoder for ids that come one by one."""
         return StreamDecoder(self, skip_specials)
+
+    def same_vocabulary(self, other: Tokenizer) -> bool:
+        """Whether both give every token the same id, control tokens included; templates and end tokens may differ."""
+        mine, its = self._rust.get_vocab(with_added_tokens=True), other._rust.get_vocab(with_added_tokens=True)
+        return mine == its and self.controls == other.controls
 
     def token_id(self, text: str) -> int | None:
         """The id of a control token, or of an entry of the vocabulary as the vocabulary writes it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from tinyseek.errors import UserError
 from tinyseek.model import adapter, lora
@@ -55,7 +56,7 @@ def learner(settings: TuneSettings, base: Path, folder: Path, resume: state.Chec
     return Learner(model, write, 1.0)
 
 
-def freeze(model: CausalLM, patterns: list[str]) -> None:
+def freeze(model: nn.Module, patterns: list[str]) -> None:
     """Leave what the patterns choose as it is: weights, or whole modules by their names.
 
     Raises:

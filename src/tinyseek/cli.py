@@ -33,6 +33,7 @@ One stage of a recipe at a time
   data preview FILE   fine-tuning data, its trained tokens in colour       tinyseek data preview chats.jsonl
   data OUT            clean, deduplicate and split raw text               tinyseek data runs/my/data corpus=my.txt
   tasks OUT           questions with checkable answers                    tinyseek tasks runs/my/tasks
+  problems OUT        problems to reason about, with solutions            tinyseek problems runs/my/problems
   tokenizer train OUT learn a vocabulary (also: show, encode, decode)     tinyseek tokenizer show "Hello, 世界"
   tokens OUT          text to token ids                                   tinyseek tokens runs/my/tokens
   pretrain OUT        a model from random weights                         tinyseek pretrain runs/my/pretrain steps=500
@@ -52,7 +53,20 @@ Look and follow
 
 Settings are written key=value; `tinyseek COMMAND --help` lists a command's own."""
 
-STAGES = ("data", "tasks", "tokens", "pretrain", "sft", "dpo", "kto", "grpo", "collect", "pairs", "classify")
+STAGES = (
+    "data",
+    "tasks",
+    "problems",
+    "tokens",
+    "pretrain",
+    "sft",
+    "dpo",
+    "kto",
+    "grpo",
+    "collect",
+    "pairs",
+    "classify",
+)
 
 # Where each command is, in tinyseek.commands; imported when it is asked for.
 COMMANDS = {
@@ -62,7 +76,7 @@ COMMANDS = {
     "chat": "models:chat",
     "generate": "models:generate",
     "serve": "serve:serve",
-    "eval": "recipes:evaluate",
+    "eval": "evaluate:evaluate",
     "label": "label:label",
     "model": "models:model",
     "pull": "interchange:pull",

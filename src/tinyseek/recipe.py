@@ -42,6 +42,9 @@ KINDS: dict[str, Kind] = {
     "tasks": Kind(
         "tinyseek.text.tasks:TaskSettings", "tinyseek.text.tasks", "generate questions with checkable answers"
     ),
+    "problems": Kind(
+        "tinyseek.text.problems:ProblemSettings", "tinyseek.text.problems", "generate problems to reason about"
+    ),
     "tokenizer": Kind("tinyseek.text.tokenizer:TokenizerSettings", "tinyseek.text.tokenizer", "learn a vocabulary"),
     "tokens": Kind("tinyseek.text.shards:TokensSettings", "tinyseek.text.shards", "turn text into token ids"),
     "pretrain": Kind(

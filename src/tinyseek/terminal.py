@@ -140,6 +140,27 @@ def scores(folder: Path) -> None:
         print(f"{name} over {found['over']}: {100 * best['mean']:+.1f} points {what} (95 %: {signed})")
 
 
+def benchmarks(folder: Path) -> None:
+    """The table of what lm-eval's tasks came to, a column a model."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    rows: dict[tuple[str, str], list[str]] = {}
+    shots: dict[str, str] = {}
+    for place, of in enumerate(found.values()):
+        for task, metrics in of["results"].items():
+            shots[task] = str(of["n-shot"].get(task, ""))
+            for name, value in metrics.items():
+                metric, _, kind = name.partition(",")
+                if isinstance(value, int | float) and metric not in ("name", "sample_len") and "_stderr" not in metric:
+                    row = rows.setdefault((task, f"{metric} ({kind})" if kind not in ("", "none") else metric), [])
+                    row += [""] * (place - len(row))
+                    error = metrics.get(f"{metric}_stderr,{kind}")
+                    row.append(f"{value:.4f}" + (f" ± {error:.4f}" if isinstance(error, float) else ""))
+    print()
+    head = ("task", "shots", "metric", *found)
+    lines = [(task, shots[task], metric, *row, *[""] * (len(found) - len(row))) for (task, metric), row in rows.items()]
+    table(head, lines, right=[1, *range(3, len(head))])
+
+
 def _with_error(mean: Mapping[str, Any]) -> str:
     """A share with the half of its 95 % interval."""
     return f"{100 * mean['mean']:.1f} ± {50 * (mean['high'] - mean['low']):.1f} %"

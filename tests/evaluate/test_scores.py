@@ -11,9 +11,9 @@ from tinyseek.engine.params import SamplingParams
 from tinyseek.errors import UserError
 from tinyseek.evaluate.answers import Asked, ask, in_form
 from tinyseek.evaluate.estimates import pass_at_k
-from tinyseek.evaluate.options import EvalSettings
+from tinyseek.evaluate.options import EvalSettings, model_names
 from tinyseek.evaluate.perplexity import bits_per_byte
-from tinyseek.evaluate.scores import _names, build, score_tasks
+from tinyseek.evaluate.scores import build, score_tasks
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.chat import encode_prompt
@@ -89,8 +89,8 @@ def test_counting_by_kind_and_language(monkeypatch):
 
 def test_names_of_models(tmp_path):
     paths = [tmp_path / "a" / "sft", tmp_path / "b" / "sft", tmp_path / "pretrain"]
-    assert _names(paths) == ["a/sft", "b/sft", "pretrain"]
-    assert len(set(_names([tmp_path / "sft"] * 2))) == 2
+    assert model_names(paths) == ["a/sft", "b/sft", "pretrain"]
+    assert len(set(model_names([tmp_path / "sft"] * 2))) == 2
 
 
 @pytest.fixture(scope="module")

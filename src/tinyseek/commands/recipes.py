@@ -1,4 +1,4 @@
-"""Commands that make things: `run`, `plan`, the stages one by one, `eval`, `report`."""
+"""Commands that make things: `run`, `plan`, the stages one by one, `report`."""
 
 from __future__ import annotations
 
@@ -181,34 +181,3 @@ def bring(kind: str, out: Path, values: dict[str, Any]) -> Path:
     if facts:
         say(f"{out.name}: {facts}")
     return out
-
-
-def evaluate(arguments: list[str]) -> int:
-    """Scores of models, as a table."""
-    parser = Parser(
-        "eval",
-        "Score models on held-out text (bits per byte) and held-out tasks (exact match). Text and tasks are those beside the\n"
-        "first model unless data= and tasks= say otherwise.",
-        settings_text(lambda: _stage_class("eval")),
-    )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders; then settings as key=value")
-    parser.add_argument("--out", help="the folder to write; by default beside the first model, MODEL.eval")
-    chosen = parser.parse_intermixed_args(arguments)
-    from tinyseek import terminal
-    from tinyseek.settings import nested
-    from tinyseek.talk import model_folder
-
-    given = [word for word in chosen.models if "=" in word and not Path(word).exists()]
-    models = [model_folder(word) for word in chosen.models if word not in given]
-    if not models:
-        raise UserError("name at least one model folder: tinyseek eval MODEL")
-    values: dict[str, Any] = {}
-    for role in ("data", "tasks"):
-        beside = models[0].parent / role
-        values[role] = str(beside) if beside.is_dir() else None
-    values |= nested(given) | {"models": [str(model) for model in models]}
-    if not values["data"] and not values["tasks"]:
-        raise UserError(f"{models[0].parent}: no data/ and no tasks/ there to score on; give data=PATH or tasks=PATH")
-    out = bring("eval", Path(chosen.out) if chosen.out else models[0].with_name(f"{models[0].name}.eval"), values)
-    terminal.scores(out)
-    return 0

@@ -48,6 +48,81 @@ def in_form(text: str, ended: bool, opened: bool = False) -> bool:
     return bool((final if closed else text).strip())
 
 
+@dataclass(frozen=True)
+class Written:
+    """A text that the engine wrote: its tokens, what they say without special tokens, and whether it ended by itself."""
+
+    ids: list[int]
+    text: str
+    ended: bool
+
+
+def write(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    jobs: Sequence[tuple[Sequence[int], SamplingParams]],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Written]]:
+    """The texts of each job, a prompt and how to go on from it, in the jobs' order; `batch_size` texts are written at a time.
+
+    Args:
+        progress: told how many jobs are done with.
+    Raises:
+        UserError: a prompt leaves no room for an answer in the model's context.
+    """
+    from dataclasses import replace
+
+    from tinyseek.engine.engine import Engine
+    from tinyseek.engine.options import EngineSettings
+
+    context = model.config.max_position_embeddings
+    if any(len(prompt) >= context for prompt, _ in jobs):
+        raise UserError(f"a task's prompt fills the model's whole context of {context} tokens")
+    lengths = [min(len(prompt) + params.max_tokens, context) for prompt, params in jobs]
+    size = 16
+    settings = EngineSettings(
+        block_size=size,
+        cache_tokens=-(-max(lengths, default=1) // size) * batch_size * size,
+        max_sequences=batch_size,
+        max_batch_tokens=max(_READ_AT_ONCE, batch_size),
+        max_waiting=sum(params.n for _, params in jobs),
+    )
+    found: list[list[Written]] = [[] for _ in jobs]
+    was_training = model.training
+    model.eval()
+    try:
+        engine = Engine(model, tokenizer, settings)
+        requests: list[tuple[int, Request]] = []
+        for index in sorted(range(len(jobs)), key=lambda i: len(jobs[i][0])):  # of about one length: little padding
+            prompt, params = jobs[index]
+            own = replace(params, max_tokens=min(params.max_tokens, context - len(prompt)))
+            requests.append((index, engine.submit(prompt, own)))
+        for done, (index, request) in enumerate(requests, 1):
+            found[index] = _read(request)
+            if progress:
+                progress(done)
+    finally:
+        model.train(was_training)
+    return found
+
+
+def _read(request: Request) -> list[Written]:
+    """The texts of a request, stepping the engine meanwhile."""
+    ids: list[list[int]] = [[] for _ in range(request.params.n)]
+    texts: list[list[str]] = [[] for _ in ids]
+    ended = [False] * len(ids)
+    for piece in request:
+        ids[piece.index] += piece.ids
+        texts[piece.index].append(piece.text)
+        if piece.error is not None:
+            raise RuntimeError(f"the engine failed: {piece.error}")
+        if piece.finish is not None:
+            ended[piece.index] = piece.finish == "stop"
+    return [Written(own, "".join(parts), whole) for own, parts, whole in zip(ids, texts, ended, strict=True)]
+
+
 def ask(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -62,68 +137,32 @@ def ask(
     Args:
         prompts: token ids, each ending where the model speaks.
         draws: how to answer, each of them for every prompt, `n` times; with a seed, prompt `i` draws by one of its own.
-        batch_size: texts written at a time.
         progress: told how many prompts are done with, of `len(draws) * len(prompts)`.
     Raises:
         UserError: a prompt leaves no room for an answer in the model's context.
     """
     from dataclasses import replace
 
-    from tinyseek.engine.engine import Engine
-    from tinyseek.engine.options import EngineSettings
     from tinyseek.engine.params import LARGEST_SEED
 
-    context = model.config.max_position_embeddings
-    longest = max(map(len, prompts), default=0)
-    if longest >= context:
-        raise UserError(f"a task's prompt fills the model's whole context of {context} tokens")
-    wanted = max((draw.max_tokens for draw in draws), default=1)
-    size = 16
-    blocks = -(-min(context, longest + wanted) // size)
-    settings = EngineSettings(
-        block_size=size,
-        cache_tokens=max(1, blocks * batch_size) * size,
-        max_sequences=batch_size,
-        max_batch_tokens=max(_READ_AT_ONCE, batch_size),
-        max_waiting=len(prompts) * sum(draw.n for draw in draws),
-    )
-    found: list[list[list[Asked]]] = [[[] for _ in prompts] for _ in draws]
-    was_training = model.training
-    model.eval()
-    try:
-        engine = Engine(model, tokenizer, settings)
-        requests: list[tuple[int, int, Request]] = []
-        for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):  # of about one length: little padding
-            for number, draw in enumerate(draws):
-                seed = None if draw.seed is None else (draw.seed + 1_000_003 * index) % LARGEST_SEED
-                asked = replace(draw, seed=seed, max_tokens=min(draw.max_tokens, context - len(prompts[index])))
-                requests.append((number, index, engine.submit(prompts[index], asked)))
-        for done, (number, index, request) in enumerate(requests, 1):
-            found[number][index] = _read(request, tokenizer)
-            if progress:
-                progress(done)
-    finally:
-        model.train(was_training)
-    return found
+    jobs = []
+    for draw in draws:
+        for index, prompt in enumerate(prompts):
+            seed = None if draw.seed is None else (draw.seed + 1_000_003 * index) % LARGEST_SEED
+            jobs.append((prompt, replace(draw, seed=seed)))
+    written = write(model, tokenizer, jobs, batch_size=batch_size, progress=progress)
+    opened = [_opened(prompt, tokenizer) for prompt in prompts]
+    count = len(prompts)
+    return [
+        [[_asked(text, tokenizer, opened[index]) for text in written[number * count + index]] for index in range(count)]
+        for number in range(len(draws))
+    ]
 
 
-def _read(request: Request, tokenizer: Tokenizer) -> list[Asked]:
-    """The texts of a request, stepping the engine meanwhile."""
-    ids: list[list[int]] = [[] for _ in range(request.params.n)]
-    ended = [False] * len(ids)
-    for piece in request:
-        ids[piece.index] += piece.ids
-        if piece.error is not None:
-            raise RuntimeError(f"the engine failed: {piece.error}")
-        if piece.finish is not None:
-            ended[piece.index] = piece.finish == "stop"
-    opened = _opened(request.prompt, tokenizer)
-    made = []
-    for own, whole in zip(ids, ended, strict=True):
-        text = tokenizer.decode(own)
-        thought = opened or text.lstrip().startswith(THINK)
-        made.append(Asked(text, len(own), whole, in_form(text, whole, opened), thought))
-    return made
+def _asked(written: Written, tokenizer: Tokenizer, opened: bool) -> Asked:
+    text = tokenizer.decode(written.ids)
+    thought = opened or text.lstrip().startswith(THINK)
+    return Asked(text, len(written.ids), written.ended, in_form(text, written.ended, opened), thought)
 
 
 def _opened(prompt: Sequence[int], tokenizer: Tokenizer) -> bool:

@@ -1,12 +1,14 @@
-"""The settings of `eval` and `report`. No torch here."""
+"""The settings of `eval` (our own scores, and lm-eval's) and of `report`. No torch here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tinyseek.settings import StageSettings, no_effect, taken_from
+from tinyseek.settings import Settings, StageSettings, no_effect, taken_from
 
 
 class EvalSettings(StageSettings):
@@ -65,6 +67,32 @@ class EvalSettings(StageSettings):
         return sorted({*k} - {1})
 
 
+class HarnessSettings(Settings):
+    """How lm-eval runs its tasks on a model of ours."""
+
+    chat: bool = Field(False, description="ask in the model's chat template, examples as earlier turns")
+    system: str | None = Field(None, description="with chat: instructions that stand before the conversation")
+    fewshot: int | None = Field(None, ge=0, description="examples before each question; if none, as the task says")
+    limit: int | None = Field(
+        None, ge=1, description="questions a task, the first ones, for a quick look; if none, all"
+    )
+    drop_thought: bool = Field(
+        True, description="of generated answers, score what follows </think>; only where the vocabulary has that token"
+    )
+    max_length: int | None = Field(
+        None, ge=2, description="tokens that the model sees at once; if none, as many as it was made for"
+    )
+    max_tokens: int = Field(256, ge=1, description="longest generated answer where the task does not say")
+    batch_size: int = Field(32, ge=1, description="answers written at a time: lower it when memory runs out")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the choice of examples, and of what is drawn by chance")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="where to compute; auto is cuda where there is one, else cpu"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="number format of the weights; auto is bfloat16 on cuda, else float32"
+    )
+
+
 class ReportSettings(StageSettings):
     """What the page shows, in which language."""
 
@@ -74,3 +102,10 @@ class ReportSettings(StageSettings):
     samples: int = Field(
         16, ge=0, le=1000, description="questions and answers shown side by side, spread over the kinds"
     )
+
+
+def model_names(paths: Sequence[Path]) -> list[str]:
+    """Each model's folder name, with its parent's where two are alike."""
+    names = [path.name for path in paths]
+    names = [n if names.count(n) == 1 else f"{p.parent.name}/{n}" for n, p in zip(names, paths, strict=True)]
+    return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.evaluate.answers import Asked, ask
 from tinyseek.evaluate.estimates import Share, Values, gain, mean_over_prompts, over_seeds, pass_at_k
-from tinyseek.evaluate.options import EvalSettings
+from tinyseek.evaluate.options import EvalSettings, model_names
 from tinyseek.evaluate.perplexity import bits_per_byte, read_texts
+from tinyseek.evaluate.progress import counted
 from tinyseek.text.tasks import Record, check, read_tasks
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def build(settings: EvalSettings, folder: Path) -> None:
     if not settings.models:
         raise UserError("eval.models is empty; name at least one model folder")
     paths = [Path(path) for path in settings.models]
-    names = _names(paths)
+    names = model_names(paths)
     inputs = {f"models.{i}": path for i, path in enumerate(paths)}
     inputs |= {role: Path(path) for role, path in (("data", settings.data), ("tasks", settings.tasks)) if path}
     with artifact.writing(folder, "eval", settings.essence(), inputs=inputs) as (work, figures):
@@ -222,22 +221,20 @@ def _score_model(
     entry: dict[str, Any] = {"name": name, "path": str(path), "key": artifact.key_of(path)}
     if texts:
         size = sum(len(text.encode()) for text in texts)
-        bar = _Progress(f"{name}: scoring text", size)
-        trained = _trained_seq_len(path)
-        entry["text"] = bits_per_byte(
-            model,
-            tokenizer,
-            texts,
-            seq_len=settings.seq_len or trained,
-            stride=settings.stride,
-            progress=bar,
-        ).plain()
-        bar.close()
+        with counted(f"{name}: scoring text", size) as bar:
+            entry["text"] = bits_per_byte(
+                model,
+                tokenizer,
+                texts,
+                seq_len=settings.seq_len or _trained_seq_len(path),
+                stride=settings.stride,
+                progress=bar,
+            ).plain()
     if not records:
         return entry, None
-    bar = _Progress(f"{name}: answering tasks", len(records) * (1 + (settings.seeds if settings.samples else 0)))
-    found = score_tasks(model, tokenizer, records, settings, progress=bar)
-    bar.close()
+    asked = len(records) * (1 + (settings.seeds if settings.samples else 0))
+    with counted(f"{name}: answering tasks", asked) as bar:
+        found = score_tasks(model, tokenizer, records, settings, progress=bar)
     entry["tasks"] = found.greedy.plain(records)
     if found.sampled:
         entry["tasks"]["sampled"] = found.sampled.plain(records, settings.k)
@@ -274,13 +271,6 @@ def _figures(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """Each model's folder name, with its parent's where two are alike."""
-    names = [path.name for path in paths]
-    names = [n if names.count(n) == 1 else f"{p.parent.name}/{n}" for n, p in zip(names, paths, strict=True)]
-    return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-
-
 def _records(path: Path, most: int) -> list[Record]:
     return read_tasks(path / "heldout.jsonl" if path.is_dir() else path)[:most]
 
@@ -292,30 +282,3 @@ def _trained_seq_len(path: Path) -> int | None:
     except UserError:
         return None
     return value if isinstance(value, int) else None
-
-
-class _Progress:
-    """How far a count has come: a bar on a terminal, else a line every ten seconds. All on stderr."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total = title, max(1, total)
-        self.said = time.monotonic()
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self.bar = Progress(console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(title, total=self.total)
-            self.bar.start()
-
-    def __call__(self, done: int) -> None:
-        if self.bar:
-            self.bar.update(self.task, completed=done)
-        elif time.monotonic() - self.said >= 10:
-            self.said = time.monotonic()
-            print(f"{self.title}: {100 * done // self.total} %", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.bar:
-            self.bar.stop()

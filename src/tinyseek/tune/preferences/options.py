@@ -23,7 +23,8 @@ class PreferenceSettings(TuneSettings):
         "pairs folders, or files: prompt with chosen and rejected, or with completion and label; names of data sets",
     )
 
-    lr: float = Field(1e-5, gt=0, le=10, description="highest learning rate; an adapter takes ten times as much")
+    lr: float = Field(1e-5, gt=0, le=10, description="highest learning rate; an adapter wants ten times as much")
+    seq_len: int = Field(512, ge=2, description="tokens of prompt and answer together")
     epochs: float = Field(1.0, gt=0, description="passes over the data, where `steps` is none")
     val_fraction: float = Field(0.02, ge=0, le=0.5, description="share of the prompts held out to validate on")
     too_long: Literal["drop", "keep_start", "keep_end"] = Field(

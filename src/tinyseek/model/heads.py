@@ -247,7 +247,8 @@ def without_head(model: CausalLM) -> CausalLM:
 
 def no_words(config: ModelConfig) -> nn.Linear:
     """The head of a model that writes nothing: no rows."""
-    head = nn.Linear(config.hidden_size, 0, bias=False, device="meta")
+    head = nn.Linear(config.hidden_size, 1, bias=False, device="meta")  # with no rows at once, torch would warn
+    head.out_features = 0
     head.weight = nn.Parameter(torch.empty(0, config.hidden_size), requires_grad=False)
     return head
 

@@ -49,6 +49,8 @@ def _candidates(entries: Iterable[object], usual: str) -> list[tuple[str, str]]:
             int(not any(word in name for word in ("CJK", "Hei", "SC", "YaHei", "PingFang"))),
             abs(int(weight) - 400) if isinstance(weight := getattr(entry, "weight", 400), int) else 0,
         )
+        if "Last Resort" in name or "LastResort" in name:  # comes with matplotlib: every character, as a box
+            continue
         if name and (name not in seen or rank < seen[name][0]):
             seen[name] = (rank, file)
     return [(name, file) for name, (_, file) in sorted(seen.items(), key=lambda item: item[1][0])]

@@ -138,7 +138,7 @@ _ENDINGS: dict[Lang, tuple[str, ...]] = {
 def columns(a: int, sign: str, b: int) -> str:
     """A sum or difference digit by digit, lowest first: `473+85` is `3+5=8 7+8=15 4+0+1=5`.
 
-    A carry or a borrow is the +1 or -1 of the next column; a digit that must borrow is written with its ten (`17-8-1`); a >= b then.
+    A carry or a borrow is the +1 or -1 of the next column; a digit that must borrow is written with its ten (`17-8-1`), and a >= b.
     """
     width = max(len(str(a)), len(str(b)))
     carry, steps = 0, []

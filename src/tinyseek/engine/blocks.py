@@ -20,30 +20,40 @@ def chain_hash(parent: int, tokens: tuple[int, ...]) -> int:
 
 
 class Prefix:
-    """A full block's place in the chain of blocks from the beginning of a text; without a parent, that beginning."""
+    """A full block's place in the chain of blocks from the beginning of a text; without a parent, that beginning.
+
+    Args:
+        tokens: the block's; of a beginning what makes it another than others: the adapter that reads the text.
+    """
 
     __slots__ = ("block", "hash", "parent", "tokens")
 
     def __init__(self, parent: Prefix | None = None, tokens: tuple[int, ...] = (), block: int = -1) -> None:
         self.parent, self.tokens, self.block = parent, tokens, block
-        self.hash: int = chain_hash(parent.hash, tokens) if parent else 0
+        self.hash: int = chain_hash(parent.hash, tokens) if parent else chain_hash(0, tokens) if tokens else 0
 
 
 class BlockPool:
     """The blocks of one cache, by number.
 
     Attributes:
-        root: the beginning that all texts share. Texts that begin with a `Prefix()` of their own share with nobody else.
+        root: the beginning that all texts without an adapter share; `beginning` gives that of others. Texts that begin with a
+            `Prefix()` of their own share with nobody else.
     """
 
     def __init__(self, blocks: int, block_size: int) -> None:
         self.total, self.block_size = blocks, block_size
         self.root = Prefix()
+        self._beginnings: dict[str, Prefix] = {}
         self._holders = [0] * blocks
         self._places: list[Prefix | None] = [None] * blocks
         self._found: dict[int, list[Prefix]] = {}  # hash -> places
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))  # held by nobody; the first goes first
         self._kept = 0  # of the free ones, how many can be found
+
+    def beginning(self, adapter: str) -> Prefix:
+        """The beginning of all texts that an adapter reads: another adapter's keys are others, whatever the tokens."""
+        return self._beginnings.setdefault(adapter, Prefix(None, tuple(adapter.encode())))
 
     @property
     def free(self) -> int:

@@ -13,9 +13,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -42,6 +42,7 @@ from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from tinyseek.engine.adapters import Adapter, Adapters
     from tinyseek.engine.inspect import Inspection
 
 __all__ = ["Engine", "EngineSettings", "Piece", "QueueFullError", "Request", "SamplingParams", "Stats", "TokenLogprob"]
@@ -61,7 +62,7 @@ class Ending(NamedTuple):
 
 
 class Engine:
-    """A model, its tokenizer, and the texts that are being written.
+    """A model, its tokenizer, the adapters that texts may have, and the texts that are being written.
 
     Everything public may be called from any thread. Without `start`, whoever reads a request steps the engine.
 
@@ -70,14 +71,22 @@ class Engine:
     """
 
     def __init__(
-        self, model: CausalLM, tokenizer: Tokenizer | None = None, settings: EngineSettings | None = None
+        self,
+        model: CausalLM,
+        tokenizer: Tokenizer | None = None,
+        settings: EngineSettings | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """An engine over a model that is loaded.
 
         Args:
             tokenizer: without one there is no text in the pieces, and no stop strings and constraints.
+            adapters: of this model; requests name them.
         """
         self.model, self._tokenizer = model, tokenizer
+        self._adapters = adapters
+        if adapters is not None:
+            adapters.bind(model)
         self.settings = settings = settings or EngineSettings()
         size, longest = settings.block_size, model.config.max_position_embeddings
         dtype = next(model.model.norm.parameters()).dtype
@@ -90,7 +99,7 @@ class Engine:
         self.cache = PagedCache(model.config, blocks, size, dtype, model.device, layers)
         self.pool = BlockPool(blocks, size)
         self.scheduler = self._make_scheduler()
-        self.runner = Runner(model, self.cache, self.context)
+        self.runner = Runner(model, self.cache, self.context, adapters)
         self._speculator = make_speculator(settings, self.runner, self.cache, self.context)
 
         self._stepping = threading.RLock()  # held by whoever steps
@@ -108,14 +117,52 @@ class Engine:
         return Scheduler(self.pool, settings.max_sequences, settings.max_batch_tokens, settings.prefix_cache)
 
     @classmethod
-    def load(cls, folder: str | Path, settings: EngineSettings | None = None) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        settings: EngineSettings | None = None,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> Self:
         """Load a model folder with its tokenizer.
 
+        Args:
+            adapters: folders of adapters of this model, by the names that requests use.
         Raises:
-            UserError: no model, a damaged one, a tokenizer that does not belong to it, or a device that is not there.
+            UserError: no model, a damaged one, a tokenizer that does not belong to it, a device that is not there, an adapter
+                of another model or of a kind that cannot be run beside others.
         """
         settings = settings or EngineSettings()
-        return cls(*load_model(folder, settings), settings)
+        found: Adapters | None = None
+
+        def read(model: CausalLM, tokenizer: Tokenizer) -> None:
+            nonlocal found
+            if adapters:
+                from tinyseek.engine.adapters import load_adapters
+
+                found = load_adapters(adapters, model, tokenizer, str(folder))
+
+        return cls(*load_model(folder, settings, read), settings, found)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that requests may ask for."""
+        return list(self._adapters.all) if self._adapters else []
+
+    def tokenizer_of(self, adapter: str | None) -> Tokenizer:
+        """The tokenizer of texts with an adapter, whose chat template may be its own; without one the model's.
+
+        Raises:
+            UserError: there is no tokenizer, or no such adapter.
+        """
+        worn = self._adapter(adapter)
+        return (worn.tokenizer if worn else None) or self.tokenizer
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        if self._adapters is None:
+            raise UserError(f'there is no adapter "{name}" over this model, which has none')
+        return self._adapters.find(name)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -131,16 +178,18 @@ class Engine:
 
     # ---- asking ----
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+    def submit(self, prompt: Sequence[int], params: SamplingParams, adapter: str | None = None) -> Request:
         """Ask for `params.n` texts after a prompt. Returns at once.
 
+        Args:
+            adapter: who is to write them; none for the model itself.
         Raises:
             UserError: it cannot be served: an empty prompt, one that leaves no room, a token that the model does not know, a
-                constraint that cannot be met.
+                constraint that cannot be met, an adapter that is not there.
             QueueFullError: too many texts wait already.
         """
         self._check(prompt, params)
-        request = Request(self, prompt, params)
+        request = Request(self, prompt, params, self._adapter(adapter))
         texts = self._texts(request)
         with self._changed:
             self._refuse_if_closed()
@@ -170,10 +219,11 @@ class Engine:
 
     def _texts(self, request: Request) -> list[Text]:
         """The sequences that a request asks for. Its constraint is compiled here, in the asker's thread."""
-        params = request.params
+        params, adapter = request.params, request.adapter
+        tokenizer = (adapter.tokenizer if adapter else None) or self._tokenizer
         stops: dict[int, str | int] = {token: token for token in params.stop_ids}
-        if self._tokenizer and not params.ignore_eos:
-            stops |= {token: token for token in self._tokenizer.stop_ids}
+        if tokenizer and not params.ignore_eos:
+            stops |= {token: token for token in tokenizer.stop_ids}
         if params.stop:  # a control token spelt out is met as a token too, which may add nothing to the text
             controls = self.tokenizer.controls
             stops |= {controls[string]: string for string in params.stop if string in controls}
@@ -181,8 +231,9 @@ class Engine:
         if params.constraint is not None:
             from tinyseek.engine.grammar import Matcher
 
-            matcher = Matcher(params.constraint, self.tokenizer)
-        beginning = self.pool.root if self.settings.prefix_cache else Prefix()
+            matcher = Matcher(params.constraint, tokenizer or self.tokenizer)
+        beginning = self.pool.beginning(adapter.name) if adapter else self.pool.root
+        beginning = beginning if self.settings.prefix_cache else Prefix()
         limit = min(request.prompt_tokens + params.max_tokens, self.context)
         return [
             Text(
@@ -198,23 +249,29 @@ class Engine:
             for index in range(params.n)
         ]
 
-    def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+    def embed(self, prompts: Sequence[Sequence[int]], adapter: str | None = None) -> list[list[float]]:
         """The mean of the last hidden states over each prompt, scaled to length 1.
 
         Raises:
             UserError: as `submit`.
         """
+        worn = self._adapter(adapter)
         for prompt in prompts:
             self._check(prompt, SamplingParams(max_tokens=0, prompt_logprobs=0))
-        return [self._between_steps(partial(self._embedding, prompt)) for prompt in prompts]
+        return [self._between_steps(partial(self._embedding, prompt, worn)) for prompt in prompts]
+
+    def _worn(self, adapter: Adapter | None) -> AbstractContextManager[None]:
+        """The model wears an adapter meanwhile."""
+        return self._adapters.worn(adapter) if self._adapters else nullcontext()
 
     @torch.inference_mode()
-    def _embedding(self, prompt: Sequence[int]) -> list[float]:
-        hidden_1TD, _, _ = self.model.hidden(torch.tensor([list(prompt)], device=self.model.device))
+    def _embedding(self, prompt: Sequence[int], adapter: Adapter | None) -> list[float]:
+        with self._worn(adapter):
+            hidden_1TD, _, _ = self.model.hidden(torch.tensor([list(prompt)], device=self.model.device))
         mean_D: list[float] = F.normalize(hidden_1TD[0].float().mean(0), dim=0).tolist()
         return mean_D
 
-    def inspect(self, ids: Sequence[int]) -> Inspection:
+    def inspect(self, ids: Sequence[int], adapter: str | None = None) -> Inspection:
         """What the model does with each token of a text.
 
         Raises:
@@ -223,7 +280,13 @@ class Engine:
         from tinyseek.engine.inspect import inspect
 
         self._check(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
-        return self._between_steps(lambda: inspect(self.model, ids))
+        worn = self._adapter(adapter)
+
+        def look() -> Inspection:
+            with self._worn(worn):
+                return inspect(self.model, ids)
+
+        return self._between_steps(look)
 
     def forget(self) -> None:
         """Empty the prefix cache. Needed after the model's weights were changed."""
@@ -310,7 +373,7 @@ class Engine:
         texts = [text for text, _ in ready if text not in ends]
         if not texts:
             return ends
-        logits_RV = self.runner.logits(torch.cat([hidden for text, hidden in ready if text not in ends]))
+        logits_RV = self._logits([hidden for text, hidden in ready if text not in ends], texts)
         with torch.inference_mode():
             drawn = iter(sample(logits_RV, [place for text in texts for place in places_of(text)]))
         self._meter.drawn(text.request for text in texts)
@@ -324,6 +387,16 @@ class Engine:
             if end is not None:
                 ends[text] = end
         return ends
+
+    def _logits(self, hidden: Sequence[torch.Tensor], texts: Sequence[Text]) -> torch.Tensor:
+        """float32 logits [R, V] of each text's hidden states, by its own adapter's output head if that has one."""
+        hidden_RD = torch.cat(list(hidden))
+        logits_RV = self.runner.logits(hidden_RD)
+        if self._adapters is not None:
+            of_R = [text.request.adapter for text, rows in zip(texts, hidden, strict=True) for _ in rows]
+            with torch.inference_mode():
+                self._adapters.add_to_logits(logits_RV, hidden_RD, of_R)
+        return logits_RV
 
     def _extend(self, text: Text, rows: list[Drawn]) -> Ending | None:
         """Add what was drawn after a text, and after each token of its draft as long as that is what was drawn."""
@@ -382,7 +455,7 @@ class Engine:
                 start = chunk.start + part * SCORED_AT_ONCE + 1
                 following = text.tokens[start : min(start + len(hidden), text.prompt)]
                 if following:
-                    rows = self.runner.logits(hidden[: len(following)])
+                    rows = self._logits([hidden[: len(following)]], [text])
                     scored[start:] = told(rows, following, [count] * len(following))
         if len(scored) == text.prompt:
             text.request.prompt_logprobs = scored

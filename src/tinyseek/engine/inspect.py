@@ -61,7 +61,8 @@ class Inspection:
     heads: int
     vocabulary: int
     _traces: tuple[_Trace, ...]
-    _model: CausalLM
+    _norm: nn.Module  # the last one, and the head, as they were: an adapter may have been on them
+    _head: nn.Module
 
     def attention(self, token: int) -> NDArray[np.float32]:
         """How much each head of each layer looked at every position up to the token's own.
@@ -87,8 +88,8 @@ class Inspection:
             raise IndexError(f"token {token} of {len(self.ids)}")
         with torch.inference_mode():
             stream_LD = torch.stack([trace.stream[token - 1] for trace in self._traces])
-            head, norm = self._model.lm_head, self._model.model.norm
-            probs_LV = head(norm(stream_LD.to(head.weight.dtype))).float().softmax(dim=-1)
+            dtype = next(self._norm.parameters()).dtype
+            probs_LV = self._head(self._norm(stream_LD.to(dtype))).float().softmax(dim=-1)
             top = probs_LV.max(dim=-1)
         own_L = probs_LV[:, self.ids[token]]
         return Guesses(top.indices.int().cpu().numpy(), top.values.cpu().numpy(), own_L.cpu().numpy())
@@ -104,6 +105,7 @@ class _Trace:
     turn: tuple[Tensor, Tensor] | None  # cos and sin [T, rotary / 2]
     window: int | None
     stream: Tensor  # [T, D] after the block, in bfloat16: good enough for a guess
+    kv_b: nn.Module | None  # latent: what reads keys out of the latent
 
     def row(self, token: int) -> Tensor:
         """One query's weights, float32 [H, token + 1]."""
@@ -120,7 +122,8 @@ class _Trace:
             latent_SC, k_rope_SR = (part[first : token + 1] for part in self.keys)
             q_nope, q_rope = query.split((attention.nope, attention.rope), dim=-1)
             q_rope = self._turned(q_rope, token, attention.interleaved)
-            k_nope = attention.kv_b_proj(latent_SC).unflatten(-1, (attention.heads, -1))[..., : attention.nope]
+            assert self.kv_b is not None
+            k_nope = self.kv_b(latent_SC).unflatten(-1, (attention.heads, -1))[..., : attention.nope]
             nope_HS = torch.einsum("hk,shk->hs", q_nope.float(), k_nope.float())
             return nope_HS + q_rope.float() @ k_rope_SR.float().T
         if attention.rotary:
@@ -188,10 +191,18 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
             hook.remove()
     turn = angles(config, len(ids), device) if config.positions == "rotary" else None
     traces = tuple(
-        _Trace(block.self_attn, queries[layer], recorder.keys[layer], turn, config.window(layer), streams[layer])  # type: ignore[arg-type]
+        _Trace(
+            block.self_attn,  # type: ignore[arg-type]
+            queries[layer],
+            recorder.keys[layer],
+            turn,
+            config.window(layer),
+            streams[layer],
+            getattr(block.self_attn, "kv_b_proj", None),
+        )
         for layer, block in enumerate(model.model.layers)
     )
-    probs, ranks, top_ids, top_probs, entropy = _expectations(model.lm_head, hidden_BTD[0], ids)
+    probs, ranks, top_ids, top_probs, entropy = _expectations(model.lm_head, config.vocab_size, hidden_BTD[0], ids)
     return Inspection(
         tuple(ids),
         probs,
@@ -206,7 +217,8 @@ def inspect(model: CausalLM, ids: Sequence[int], most_bytes: int = MOST_BYTES) -
         config.num_attention_heads,
         config.vocab_size,
         traces,
-        model,
+        model.model.norm,
+        model.lm_head,
     )
 
 
@@ -216,7 +228,7 @@ def most_tokens(model: CausalLM, most_bytes: int = MOST_BYTES) -> int:
     queries = config.num_hidden_layers * config.num_attention_heads * config.qk_dim
     keys = config.cache_numbers() if config.mla else config.cache_numbers() // 2
     stream = config.num_hidden_layers * config.hidden_size
-    per_token = (queries + keys) * model.lm_head.weight.element_size() + stream * 2
+    per_token = (queries + keys) * next(model.model.norm.parameters()).element_size() + stream * 2
     return min(config.max_position_embeddings, most_bytes // per_token)
 
 
@@ -260,20 +272,20 @@ def _routing(chosen_TA: Tensor, weights_TA: Tensor) -> Routing:
     return Routing(chosen_TA.int().cpu().numpy(), weights_TA.cpu().numpy())
 
 
-def _expectations(head: nn.Module, hidden_TD: Tensor, ids: Sequence[int]) -> tuple[NDArray[Any], ...]:
+def _expectations(head: nn.Module, vocabulary: int, hidden_TD: Tensor, ids: Sequence[int]) -> tuple[NDArray[Any], ...]:
     """Each token's probability and rank among what was expected in its place, the likeliest tokens, and the entropy.
 
     Position by position in slices, so that [T, V] never exists.
     """
-    count, vocabulary = len(ids), head.weight.shape[0]  # type: ignore[index]
-    most = min(ALTERNATIVES, int(vocabulary))
+    count = len(ids)
+    most = min(ALTERNATIVES, vocabulary)
     probs = np.full(count, np.nan, np.float32)
     entropy = np.full(count, np.nan, np.float32)
     ranks = np.zeros(count, np.int32)
     top_ids = np.zeros((count, most), np.int32)
     top_probs = np.zeros((count, most), np.float32)
     targets_T = torch.tensor(list(ids), device=hidden_TD.device)
-    size = max(1, _LOGITS // int(vocabulary))
+    size = max(1, _LOGITS // vocabulary)
     for start in range(1, count, size):
         end = min(count, start + size)
         logprobs_SV = head(hidden_TD[start - 1 : end - 1]).float().log_softmax(dim=-1)

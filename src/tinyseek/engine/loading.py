@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,9 +13,13 @@ from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer
 
 
-def load_model(folder: str | Path, settings: EngineSettings) -> tuple[CausalLM, Tokenizer]:
+def load_model(
+    folder: str | Path, settings: EngineSettings, show: Callable[[CausalLM, Tokenizer], None] = lambda *_: None
+) -> tuple[CausalLM, Tokenizer]:
     """The model of a folder and its tokenizer. On a CPU whose loops serve the model, only its matrices are in fewer bits.
 
+    Args:
+        show: is shown both while the weights are floats still.
     Raises:
         UserError: no model, a damaged one, a tokenizer that does not belong to it, or a device that is not there.
     """
@@ -31,6 +36,7 @@ def load_model(folder: str | Path, settings: EngineSettings) -> tuple[CausalLM, 
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {model.config.vocab_size}: they do not "
             "belong together; put back the tokenizer that the model was trained with"
         )
+    show(model, tokenizer)
     if settings.quantize != "none":
         return pack(model, settings.quantize), tokenizer
     if short and is_compiled(model):

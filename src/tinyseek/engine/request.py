@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from tinyseek.errors import UserError
 
 if TYPE_CHECKING:
+    from tinyseek.engine.adapters import Adapter
     from tinyseek.engine.engine import Engine
     from tinyseek.engine.params import SamplingParams
 
@@ -76,10 +77,14 @@ class Request:
         cached_tokens: how many of them were not computed for this request, since the prefix cache had them.
         generated_tokens: tokens drawn so far over all texts, stop tokens included.
         prompt_logprobs: of each token of the prompt, none for the first; complete when the first piece comes.
+        adapter: which one reads and writes; none for the base alone.
     """
 
-    def __init__(self, engine: Engine, prompt: Sequence[int], params: SamplingParams) -> None:
+    def __init__(
+        self, engine: Engine, prompt: Sequence[int], params: SamplingParams, adapter: Adapter | None = None
+    ) -> None:
         self.id = uuid.uuid4().hex
+        self.adapter = adapter
         self.prompt = tuple(prompt)
         self.params = params
         self.prompt_tokens = len(self.prompt)

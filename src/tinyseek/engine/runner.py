@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from torch import Tensor
 from tinyseek.engine.cache import PackedView, PagedCache, View
 from tinyseek.engine.sequence import Chunk
 from tinyseek.model.transformer import CausalLM
+
+if TYPE_CHECKING:
+    from tinyseek.engine.adapted import AdaptedForward
+    from tinyseek.engine.adapters import Adapters
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -84,21 +88,30 @@ class Forward(Protocol):
 
 
 class Runner:
-    """A model over a paged cache."""
+    """A model over a paged cache; with adapters, for texts of each (adapted.py)."""
 
-    def __init__(self, model: CausalLM, cache: PagedCache, context: int) -> None:
+    def __init__(self, model: CausalLM, cache: PagedCache, context: int, adapters: Adapters | None = None) -> None:
         self.model = model
         self.forward = forward_for(model, cache, context)
+        self._adapted: AdaptedForward | None = None
+        if adapters is not None:
+            from tinyseek.engine.adapted import AdaptedForward
+
+            self._adapted = AdaptedForward(self.forward, adapters)
 
     def warm(self) -> None:
         """Run a token through, so that the loops are compiled before the first request. Writes to the cache's first slot."""
         if isinstance(self.forward, CompiledForward):
             zero_1 = torch.zeros(1, dtype=torch.int64)
             self.logits(self.forward.model.forward(zero_1, zero_1, zero_1, zero_1, zero_1[None]))
+        if self._adapted is not None:
+            self._adapted.warm()
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Put the chunks' keys into the cache; returns each one's hidden states after the last norm, [its tokens, D]."""
+        if self._adapted is not None and any(chunk.sequence.request.adapter for chunk in chunks):
+            return self._adapted(chunks)
         return self.forward(chunks)
 
     @torch.inference_mode()

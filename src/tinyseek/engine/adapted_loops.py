@@ -1,0 +1,675 @@
+"""The layers as compiled loops (loops.py) for rows that differ in their adapters: x W^T as ever, and beside it each row's own
+(x A^T) B^T.
+
+Rows of one adapter are neighbours, a *group*; what A and B of all adapters hold of one matrix is a stack (adapters.Stack), of which
+a group reads its own part. Rows without an adapter are in no group. A batch in which nobody has an adapter never comes here.
+
+    Low      (a_XQ, b_XP, starts_S)  the stack of one kind of matrix and where each adapter's rows begin in this layer
+    groups   (groups_G3, number_N)   of each group its adapter, first row and end; of each row its adapter, -1 for none
+"""
+
+# ruff: noqa: ARG001 -- numba's overloads are told of arguments by their types
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numba.extending import overload
+
+from tinyseek.engine.loops import (
+    DENSE,
+    LATENT,
+    _add_bias,
+    _attend,
+    by_expert,
+    choose_experts,
+    rms_norm,
+    rms_norms,
+    rotate,
+    softmax,
+)
+from tinyseek.engine.products import (
+    AHEAD,
+    Array,
+    Weight,
+    ask_for,
+    at,
+    compiled,
+    dot,
+    group_sums,
+    parallel,
+    part,
+    product,
+    swiglu,
+    times_two,
+    visits_in,
+    visits_out,
+    widen,
+)
+
+Low = Any  # a tuple of arrays, as above
+Groups = Any
+
+_ZERO = np.float32(0.0)
+
+
+# ---- thin products ---------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def add_rows(low: Low, groups: Groups, first: int, last: int, x_NQ: Array, out_NP: Array) -> None:
+    """out += (x A^T) B^T of the rows `first` to `last`, each with its group's A and B, two of whose rows go at a time."""
+    a_XQ, b_XP, starts_S = low
+    groups_G3, _ = groups
+    for g in range(groups_G3.shape[0]):
+        number, begin, end = groups_G3[g, 0], max(groups_G3[g, 1], first), min(groups_G3[g, 2], last)
+        if begin >= end:
+            continue
+        x, both_2N = x_NQ[begin:end], np.empty((2, end - begin), np.float32)
+        final = starts_S[number + 1]
+        for r in range(starts_S[number], final, 2):
+            other = min(r + 1, final - 1)
+            times_two(a_XQ[r], a_XQ[other], x, both_2N[0], both_2N[1])
+            for n in range(begin, end):
+                one, two = both_2N[0, n - begin], both_2N[1, n - begin] if other > r else _ZERO
+                for p in range(out_NP.shape[1]):
+                    out_NP[n, p] += one * b_XP[r, p] + two * b_XP[other, p]
+
+
+@parallel
+def add_low(
+    threads: int,
+    groups: Groups,
+    x_NQ: Array,
+    low: Low,
+    out_NP: Array,
+    second: Low,
+    out_NS: Array,
+    third: Low,
+    out_NT: Array,
+) -> None:
+    """out += (x A^T) B^T for up to three matrices that x goes through: each thread takes a run of rows."""
+    rows = x_NQ.shape[0]
+    if low[0].shape[0] + second[0].shape[0] + third[0].shape[0] > 0:
+        if rows == 1:
+            add_rows(low, groups, 0, 1, x_NQ, out_NP)
+            add_rows(second, groups, 0, 1, x_NQ, out_NS)
+            add_rows(third, groups, 0, 1, x_NQ, out_NT)
+        else:
+            for thread in prange(threads):
+                first, last = thread * rows // threads, (thread + 1) * rows // threads
+                add_rows(low, groups, first, last, x_NQ, out_NP)
+                add_rows(second, groups, first, last, x_NQ, out_NS)
+                add_rows(third, groups, first, last, x_NQ, out_NT)
+
+
+@parallel
+def add_visits(
+    threads: int,
+    low: Low,
+    groups: Groups,
+    starts_E: Array,
+    visitor_M: Array,
+    x_MQ: Array,
+    out_MP: Array,
+) -> None:
+    """out += (x A^T) B^T of every visit, with its expert's and its row's adapter's A and B."""
+    a_XQ, b_XP, starts_S = low
+    _, number_N = groups
+    visits, experts = visitor_M.shape[0], starts_E.shape[0] - 1
+    for thread in prange(threads):
+        expert = 0
+        for m in range(thread * visits // threads, (thread + 1) * visits // threads):
+            while starts_E[expert + 1] <= m:
+                expert += 1
+            number = number_N[visitor_M[m]]
+            if number < 0:
+                continue
+            rank = (starts_S[number + 1] - starts_S[number]) // experts
+            begin = starts_S[number] + expert * rank
+            for r in range(begin, begin + rank):
+                total = _ZERO
+                for q in range(x_MQ.shape[1]):
+                    total += a_XQ[r, q] * x_MQ[m, q]
+                for p in range(out_MP.shape[1]):
+                    out_MP[m, p] += total * b_XP[r, p]
+
+
+@compiled
+def low_at(low: Low, layer: int) -> Low:
+    """One layer's."""
+    return low[0], low[1], low[2][layer]
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def grouped_attention(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    query: Weight,
+    key: Weight,
+    value: Weight,
+    output: Weight,
+    query_bias: Array,
+    key_bias: Array,
+    value_bias: Array,
+    output_bias: Array,
+    cos: Array,
+    sin: Array,
+    scale: float,
+    window: int,
+    keys_SGK: Array,
+    values_SGK: Array,
+    size: int,
+    positions_N: Array,
+    slots_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+    groups: Groups,
+    query_low: Low,
+    key_low: Low,
+    value_low: Low,
+    output_low: Low,
+) -> None:
+    """loops.grouped_attention, changed."""
+    heads_groups, width, rows = keys_SGK.shape[1], keys_SGK.shape[2], x_ND.shape[0]
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    query_NQ = np.empty((rows, query[0].shape[0]), np.float32)
+    key_NJ, value_NJ = np.empty((rows, key[0].shape[0]), np.float32), np.empty((rows, value[0].shape[0]), np.float32)
+    product(threads, query, normed_ND, False, query_NQ)
+    product(threads, key, normed_ND, False, key_NJ)
+    product(threads, value, normed_ND, False, value_NJ)
+    add_low(threads, groups, normed_ND, query_low, query_NQ, key_low, key_NJ, value_low, value_NJ)
+    _add_bias(query_bias, query_NQ)
+    _add_bias(key_bias, key_NJ)
+    _add_bias(value_bias, value_NJ)
+    for n in range(rows):
+        slot, position = slots_N[n], positions_N[n]
+        for group in range(heads_groups):
+            first, last = group * width, (group + 1) * width
+            rotate(key_NJ[n, first:last], cos[position], sin[position], False, keys_SGK[slot, group])
+            values_SGK[slot, group] = value_NJ[n, first:last]
+    out_NQ = np.zeros_like(query_NQ)
+    _attend(query_NQ, cos, sin, scale, window, keys_SGK, values_SGK, size, positions_N, rows_N, tables_RB, out_NQ)
+    product(threads, output, out_NQ, True, x_ND)
+    add_rows_of_one(threads, groups, out_NQ, output_low, x_ND)
+    _add_bias(output_bias, x_ND)
+
+
+@compiled
+def add_rows_of_one(threads: int, groups: Groups, x_NQ: Array, low: Low, out_NP: Array) -> None:
+    """`add_low` for one matrix."""
+    none = (low[0][:0], low[1][:0], np.zeros_like(low[2]))
+    add_low(threads, groups, x_NQ, low, out_NP, none, out_NP, none, out_NP)
+
+
+@compiled
+def latent_attention(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    low_query: Weight,
+    query_norm: Array,
+    query: Weight,
+    kv_a: Weight,
+    kv_norm_C: Array,
+    kv_b: Array,
+    output: Weight,
+    sizes: tuple[int, int, int],
+    cos: Array,
+    sin: Array,
+    interleaved: bool,
+    scale: float,
+    latents_SC: Array,
+    rotaries_SR: Array,
+    size: int,
+    positions_N: Array,
+    slots_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+    groups: Groups,
+    query_a_low: Low,
+    query_low: Low,
+    kv_a_low: Low,
+    kv_b_low: Low,
+    output_low: Low,
+) -> None:
+    """loops.latent_attention, changed."""
+    heads, nope, value = sizes
+    latent, rope, rows = latents_SC.shape[1], rotaries_SR.shape[1], x_ND.shape[0]
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    query_NQ = np.empty((rows, heads * (nope + rope)), np.float32)
+    compressed_NJ = np.empty((rows, latent + rope), np.float32)
+    product(threads, kv_a, normed_ND, False, compressed_NJ)
+    none = (kv_a_low[0][:0], kv_a_low[1][:0], np.zeros_like(kv_a_low[2]))
+    if query_norm.shape[0] > 0:
+        low_NL = np.empty((rows, query_norm.shape[0]), np.float32)
+        product(threads, low_query, normed_ND, False, low_NL)
+        add_low(threads, groups, normed_ND, query_a_low, low_NL, kv_a_low, compressed_NJ, none, low_NL)
+        low_normed_NL = rms_norms(low_NL, query_norm, 1e-6)
+        product(threads, query, low_normed_NL, False, query_NQ)
+        add_rows_of_one(threads, groups, low_normed_NL, query_low, query_NQ)
+    else:
+        product(threads, query, normed_ND, False, query_NQ)
+        add_low(threads, groups, normed_ND, query_low, query_NQ, kv_a_low, compressed_NJ, none, query_NQ)
+    for n in range(rows):
+        slot, position = slots_N[n], positions_N[n]
+        rms_norm(compressed_NJ[n, :latent], kv_norm_C, 1e-6, latents_SC[slot])
+        rotate(compressed_NJ[n, latent:], cos[position], sin[position], interleaved, rotaries_SR[slot])
+    out_NV = np.empty((rows, heads * value), np.float32)
+    _attend_to_latents(
+        query_NQ,
+        kv_b,
+        kv_b_low,
+        groups,
+        sizes,
+        cos,
+        sin,
+        interleaved,
+        scale,
+        latents_SC,
+        rotaries_SR,
+        size,
+        positions_N,
+        rows_N,
+        tables_RB,
+        out_NV,
+    )
+    product(threads, output, out_NV, True, x_ND)
+    add_rows_of_one(threads, groups, out_NV, output_low, x_ND)
+
+
+@parallel
+def _attend_to_latents(
+    query_NQ: Array,
+    kv_b: Array,
+    low: Low,
+    groups: Groups,
+    sizes: tuple[int, int, int],
+    cos: Array,
+    sin: Array,
+    interleaved: bool,
+    scale: float,
+    latents_SC: Array,
+    rotaries_SR: Array,
+    size: int,
+    positions_N: Array,
+    rows_N: Array,
+    tables_RB: Array,
+    out_NV: Array,
+) -> None:
+    """loops._attend_to_latents, read in and out through the head's rows of kv_b + B A."""
+    heads, nope, value = sizes
+    a_XC, b_XP, starts_S = low
+    _, number_N = groups
+    latent, rope = latents_SC.shape[1], rotaries_SR.shape[1]
+    for task in prange(query_NQ.shape[0] * heads):
+        n, head = task // heads, task % heads
+        position, table_B = positions_N[n], tables_RB[rows_N[n]]
+        query, kv_rows = query_NQ[n, head * (nope + rope) : (head + 1) * (nope + rope)], head * (nope + value)
+        query_C, query_R = np.zeros(latent, np.float32), np.empty(rope, np.float32)
+        scores_S, context_C = np.empty(position + 1, np.float32), np.zeros(latent, np.float32)
+        first = last = 0
+        if number_N[n] >= 0:
+            first, last = starts_S[number_N[n]], starts_S[number_N[n] + 1]
+        for k in range(nope):
+            for c in range(latent):
+                query_C[c] += query[k] * kv_b[kv_rows + k, c]
+        for r in range(first, last):
+            total = _ZERO
+            for k in range(nope):
+                total += query[k] * b_XP[r, kv_rows + k]
+            for c in range(latent):
+                query_C[c] += total * a_XC[r, c]
+        rotate(query[nope:], cos[position], sin[position], interleaved, query_R)
+        for s in range(position + 1):
+            slot, total = table_B[s // size] * size + s % size, _ZERO
+            for c in range(latent):
+                total += query_C[c] * latents_SC[slot, c]
+            for r in range(rope):
+                total += query_R[r] * rotaries_SR[slot, r]
+            scores_S[s] = total * scale
+        softmax(scores_S)
+        for s in range(position + 1):
+            slot = table_B[s // size] * size + s % size
+            for c in range(latent):
+                context_C[c] += scores_S[s] * latents_SC[slot, c]
+        out_V = out_NV[n, head * value : (head + 1) * value]
+        for v in range(value):
+            total = _ZERO
+            for c in range(latent):
+                total += kv_b[kv_rows + nope + v, c] * context_C[c]
+            out_V[v] = total
+        for r in range(first, last):
+            total = _ZERO
+            for c in range(latent):
+                total += a_XC[r, c] * context_C[c]
+            for v in range(value):
+                out_V[v] += total * b_XP[r, kv_rows + nope + v]
+
+
+# ---- MLPs ------------------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def dense_mlp(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
+    groups: Groups,
+    gate_low: Low,
+    up_low: Low,
+    down_low: Low,
+) -> None:
+    """loops.dense_mlp, changed."""
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    gate_NI = np.empty((x_ND.shape[0], gate[0].shape[0]), np.float32)
+    up_NI = np.empty_like(gate_NI)
+    product(threads, gate, normed_ND, False, gate_NI)
+    product(threads, up, normed_ND, False, up_NI)
+    none = (gate_low[0][:0], gate_low[1][:0], np.zeros_like(gate_low[2]))
+    add_low(threads, groups, normed_ND, gate_low, gate_NI, up_low, up_NI, none, up_NI)
+    for n in range(x_ND.shape[0]):
+        swiglu(gate_NI[n], up_NI[n], gate_NI[n])
+    product(threads, down, gate_NI, True, x_ND)
+    add_rows_of_one(threads, groups, gate_NI, down_low, x_ND)
+
+
+@compiled
+def mixture(
+    threads: int,
+    x_ND: Array,
+    norm_D: Array,
+    eps: float,
+    router: Weight,
+    bias_E: Array,
+    gate_up: Weight,
+    down: Weight,
+    shared_gate: Weight,
+    shared_up: Weight,
+    shared_down: Weight,
+    routing: tuple[int, int, int, bool, bool, bool],
+    scaling: float,
+    groups: Groups,
+    router_low: Low,
+    gate_up_low: Low,
+    down_low: Low,
+    shared_gate_low: Low,
+    shared_up_low: Low,
+    shared_down_low: Low,
+) -> None:
+    """loops.mixture, changed."""
+    rows, width = x_ND.shape
+    normed_ND = rms_norms(x_ND, norm_D, eps)
+    scores_NE = np.empty((rows, bias_E.shape[0]), np.float32)
+    gate_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
+    up_NI = np.empty_like(gate_NI)
+    product(threads, router, normed_ND, False, scores_NE)
+    if gate_NI.shape[1] > 0:
+        product(threads, shared_gate, normed_ND, False, gate_NI)
+        product(threads, shared_up, normed_ND, False, up_NI)
+    add_low(threads, groups, normed_ND, router_low, scores_NE, shared_gate_low, gate_NI, shared_up_low, up_NI)
+    chosen_NA, weights_NA = choose_experts(scores_NE, bias_E, routing, scaling)
+    starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_E.shape[0])
+    x_MD = np.empty((visitor_M.shape[0], width), np.float32)
+    for m in range(visitor_M.shape[0]):
+        x_MD[m] = normed_ND[visitor_M[m]]
+    inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[1] // 2), np.float32)
+    if gate_up_low[0].shape[0] > 0:
+        change_MJ = np.zeros((visitor_M.shape[0], gate_up[0].shape[1]), np.float32)
+        add_visits(threads, gate_up_low, groups, starts_E, visitor_M, x_MD, change_MJ)
+        changed_visits_in(threads, gate_up, starts_E, x_MD, weight_M, change_MJ, inner_MI)
+    else:
+        visits_in(threads, gate_up, starts_E, x_MD, weight_M, inner_MI)
+    visits_out(threads, down, starts_E, inner_MI, visitor_M, x_ND)
+    if down_low[0].shape[0] > 0:
+        change_MD = np.zeros_like(x_MD)
+        add_visits(threads, down_low, groups, starts_E, visitor_M, inner_MI, change_MD)
+        for m in range(visitor_M.shape[0]):
+            for d in range(width):
+                x_ND[visitor_M[m], d] += change_MD[m, d]
+    if gate_NI.shape[1] > 0:
+        for n in range(rows):
+            swiglu(gate_NI[n], up_NI[n], gate_NI[n])
+        product(threads, shared_down, gate_NI, True, x_ND)
+        add_rows_of_one(threads, groups, gate_NI, shared_down_low, x_ND)
+
+
+@parallel
+def changed_visits_in(
+    threads: int, gate_up: Weight, starts_E: Array, x_MD: Array, weight_M: Array, change_MJ: Array, inner_MI: Array
+) -> None:
+    """products.visits_in, with what is to be added to each visit's gate and up."""
+    inner = inner_MI.shape[1]
+    for thread in prange(threads):
+        wide_2Q, both_2M = np.empty((2, x_MD.shape[1]), np.float32), np.empty((2, x_MD.shape[0]), np.float32)
+        for expert in range(starts_E.shape[0] - 1):
+            start, count = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
+            if count == 0:
+                continue
+            gate, up = part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner)
+            own_MD, gate_M, up_M = x_MD[start : start + count], both_2M[0, :count], both_2M[1, :count]
+            sums_G = group_sums(gate, own_MD[0])
+            for p in range(thread * inner // threads, (thread + 1) * inner // threads):
+                ask_for(gate[0], p + AHEAD)
+                ask_for(up[0], p + AHEAD)
+                if count == 1:
+                    gate_M[0], up_M[0] = dot(gate, p, own_MD[0], sums_G), dot(up, p, own_MD[0], sums_G)
+                else:
+                    times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), own_MD, gate_M, up_M)
+                for m in range(count):
+                    gate_M[m] += change_MJ[start + m, p]
+                    up_M[m] += change_MJ[start + m, inner + p]
+                swiglu(gate_M, up_M, gate_M)
+                for m in range(count):
+                    inner_MI[start + m, p] = gate_M[m] * weight_M[start + m]
+
+
+# ---- all layers in one call ------------------------------------------------------------------------------------------------------
+
+
+def attend(
+    threads: int,
+    x_ND: Array,
+    layer: int,
+    eps: float,
+    weights: Any,
+    shared: Any,
+    stores: Any,
+    where: Any,
+    groups: Groups,
+    lows: Any,
+) -> None:
+    """A layer's attention, of the kind that the weights are of."""
+    raise NotImplementedError  # numba takes `_attend_of`
+
+
+@overload(attend, jit_options={"nogil": True})
+def _attend_of(
+    threads: Any,
+    x_ND: Any,
+    layer: Any,
+    eps: Any,
+    weights: Any,
+    shared: Any,
+    stores: Any,
+    where: Any,
+    groups: Any,
+    lows: Any,
+) -> Any:
+    def latent(
+        threads: Any,
+        x_ND: Any,
+        layer: Any,
+        eps: Any,
+        weights: Any,
+        shared: Any,
+        stores: Any,
+        where: Any,
+        groups: Any,
+        lows: Any,
+    ) -> None:
+        norm_LD, low_query, query_norm, query, kv_a, kv_norm_LC, kv_b, output, sizes, interleaved = weights
+        cos, sin, scale, size = shared
+        positions_N, slots_N, rows_N, tables_RB = where
+        latent_attention(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(low_query, layer),
+            query_norm[layer],
+            at(query, layer),
+            at(kv_a, layer),
+            kv_norm_LC[layer],
+            kv_b[layer],
+            at(output, layer),
+            sizes,
+            cos,
+            sin,
+            interleaved,
+            scale,
+            stores[0][layer],
+            stores[1][layer],
+            size,
+            positions_N,
+            slots_N,
+            rows_N,
+            tables_RB,
+            groups,
+            low_at(lows[0], layer),
+            low_at(lows[1], layer),
+            low_at(lows[2], layer),
+            low_at(lows[3], layer),
+            low_at(lows[4], layer),
+        )
+
+    def grouped(
+        threads: Any,
+        x_ND: Any,
+        layer: Any,
+        eps: Any,
+        weights: Any,
+        shared: Any,
+        stores: Any,
+        where: Any,
+        groups: Any,
+        lows: Any,
+    ) -> None:
+        norm_LD, query, key, value, output, query_bias, key_bias, value_bias, output_bias, windows_L, _ = weights
+        cos, sin, scale, size = shared
+        positions_N, slots_N, rows_N, tables_RB = where
+        grouped_attention(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(query, layer),
+            at(key, layer),
+            at(value, layer),
+            at(output, layer),
+            query_bias[layer],
+            key_bias[layer],
+            value_bias[layer],
+            output_bias[layer],
+            cos,
+            sin,
+            scale,
+            windows_L[layer],
+            stores[0][layer],
+            stores[1][layer],
+            size,
+            positions_N,
+            slots_N,
+            rows_N,
+            tables_RB,
+            groups,
+            low_at(lows[0], layer),
+            low_at(lows[1], layer),
+            low_at(lows[2], layer),
+            low_at(lows[3], layer),
+        )
+
+    return latent if len(weights.types) == LATENT else grouped
+
+
+def transform(threads: int, x_ND: Array, layer: int, eps: float, weights: Any, groups: Groups, lows: Any) -> None:
+    """A layer's MLP, dense or a mixture."""
+    raise NotImplementedError  # numba takes `_transform_of`
+
+
+@overload(transform, jit_options={"nogil": True})
+def _transform_of(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> Any:
+    def plain(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> None:
+        norm_LD, gate, up, down = weights
+        dense_mlp(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(gate, layer),
+            at(up, layer),
+            at(down, layer),
+            groups,
+            low_at(lows[0], layer),
+            low_at(lows[1], layer),
+            low_at(lows[2], layer),
+        )
+
+    def mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> None:
+        norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
+        mixture(
+            threads,
+            x_ND,
+            norm_LD[layer],
+            eps,
+            at(router, layer),
+            bias_LE[layer],
+            at(gate_up, layer),
+            at(down, layer),
+            at(shared_gate, layer),
+            at(shared_up, layer),
+            at(shared_down, layer),
+            routing,
+            scaling,
+            groups,
+            low_at(lows[0], layer),
+            low_at(lows[1], layer),
+            low_at(lows[2], layer),
+            low_at(lows[3], layer),
+            low_at(lows[4], layer),
+            low_at(lows[5], layer),
+        )
+
+    return plain if len(weights.types) == DENSE else mixed
+
+
+@compiled
+def run_layers(
+    threads: int,
+    x_ND: Array,
+    eps: float,
+    attention: Any,
+    mlp: Any,
+    shared: tuple[Array, Array, float, int],
+    stores: tuple[Array, Array],
+    where: tuple[Array, Array, Array, Array],
+    groups: Groups,
+    attention_lows: Any,
+    mlp_lows: Any,
+) -> None:
+    """loops.run_layers, changed."""
+    for layer in range(stores[0].shape[0]):
+        attend(threads, x_ND, layer, eps, attention, shared, stores, where, groups, attention_lows)
+        transform(threads, x_ND, layer, eps, mlp, groups, mlp_lows)

@@ -186,6 +186,7 @@ class Grpo(Asking[GrpoSettings]):
         told |= dict(zip(_CLIPPED, (clipped.low_N, clipped.high_N, clipped.low_N + clipped.high_N), strict=True))
         if settings.beta:
             kl_M = k3(logps_M, self._known.reference_M[id(micro)])
+            kl_M = kl_M * clipped.ratio_N if settings.use_bias_correction_kl else kl_M
             loss_M = loss_M + settings.beta * kl_M
             told["kl"] = kl_M.detach()
         total = (loss_M * weights_M).sum() / by

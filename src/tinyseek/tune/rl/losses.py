@@ -75,9 +75,10 @@ def group_advantages(
 
 @dataclass(frozen=True)
 class Clipped:
-    """A token's loss, and which ratios were cut."""
+    """A token's loss, its ratio, and which ratios were cut."""
 
     loss_N: Tensor
+    ratio_N: Tensor
     low_N: Tensor
     high_N: Tensor
 
@@ -96,7 +97,7 @@ def clipped_policy_loss(
     loss_N = -torch.minimum(ratio_N * advantages_N, cut_N * advantages_N)
     low_N = (ratio_N < 1 - epsilon) & (advantages_N < 0)
     high_N = (ratio_N > 1 + epsilon_high) & (advantages_N > 0)
-    return Clipped(loss_N, low_N.float(), high_N.float())
+    return Clipped(loss_N, ratio_N, low_N.float(), high_N.float())
 
 
 def k3(logps_N: Tensor, reference_N: Tensor) -> Tensor:

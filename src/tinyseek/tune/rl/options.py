@@ -135,6 +135,11 @@ class GrpoSettings(RlSettings):
         description="weight of the KL divergence (k3) from the model it started as, which is held beside it, or lies under the "
         "adapter; 0 for none",
     )
+    use_bias_correction_kl: bool = Field(
+        True,
+        description="multiply the divergence by the ratio, so that its gradient is that of the reverse KL (DeepSeek-V3.2, arXiv "
+        "2512.02556); without, the plain k3 of DeepSeekMath",
+    )
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "group",
         description="whose standard deviation divides an advantage: of the prompt's answers, of all, or none (Dr. GRPO)",

@@ -285,7 +285,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         if self._done > self._first:
-            say(f"{self._title}: {self._done:,} of {self._count:,}{self._text()}")
+            say(f"{self._title}: {self._done:,} of {self._count:,}{self._text(ended=True)}")
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """One answer came."""
@@ -301,7 +301,7 @@ class Progress:
             self._said = now
             say(f"{self._title}: {self._done:,} of {self._count:,}{self._text()}")
 
-    def _text(self) -> str:
+    def _text(self, ended: bool = False) -> str:
         seconds = max(1e-6, time.monotonic() - self._began)
         done = self._done - self._first
         parts = [f"{self._tokens / seconds:,.0f} tokens/s"]
@@ -309,7 +309,7 @@ class Progress:
             [] if self._currency is None else [f"{self._spent:.4f} spent{' ' * bool(self._currency)}{self._currency}"]
         )
         parts += [f"{count:,} {kind}" for kind, count in sorted(self._kinds.items())]
-        if done > 0 and self._done < self._count:
+        if done > 0 and self._done < self._count and not ended:
             parts.append(f"{duration(seconds / done * (self._count - self._done))} left")
         return "".join(f", {part}" for part in parts)
 

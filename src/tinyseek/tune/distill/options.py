@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tinyseek.artifact import key_of
 from tinyseek.errors import UserError
 from tinyseek.llm.open import is_remote
 from tinyseek.llm.options import RemoteSettings
@@ -151,8 +152,15 @@ class CollectSettings(StageSettings):
         return data_key(role, source) or super().input_key(role, source)
 
     def essence(self) -> dict[str, Any]:
-        """With the server's address, by which the manifest names it."""
-        return super().essence() | ({"teacher": self.teacher} if self.at_server else {})
+        """With the server's address, by which the manifest names it; which reward comes first; the content of the files that
+        rewards are in; and the budget, where that decides what is made."""
+        essence = super().essence() | ({"teacher": self.teacher} if self.at_server else {})
+        if self.rewards:
+            essence["judged_by"] = next(iter(self.rewards))
+        files = {name.rpartition(":")[0] for name in self.rewards}
+        if keys := {file: key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}:
+            essence["reward_files"] = keys
+        return essence | ({"unfinished": "accept", "budget": self.budget} if self.unfinished == "accept" else {})
 
 
 class PairsSettings(StageSettings):

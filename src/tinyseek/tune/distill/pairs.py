@@ -100,8 +100,8 @@ def build(settings: PairsSettings, folder: Path) -> None:
             rule: {"pairs": made[rule], "possible": found.possible[rule], "prompts": found.prompts_with[rule]}
             for rule in settings.rules
         }
-        longer, shorter = (sum(pair[side].tokens for pair in pairs) / len(pairs) for side in (1, 2))
-        figures |= {"tokens_chosen": round(longer, 1), "tokens_rejected": round(shorter, 1)}
+        figures["tokens_chosen"] = round(sum(chosen.tokens for _, chosen, _ in pairs) / len(pairs), 1)
+        figures["tokens_rejected"] = round(sum(rejected.tokens for _, _, rejected in pairs) / len(pairs), 1)
     for rule in settings.rules:
         say(
             f"{rule}: {made[rule]:,} pairs of {found.prompts_with[rule]:,} prompts "

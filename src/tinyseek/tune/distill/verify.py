@@ -29,9 +29,9 @@ Kind = Literal["answered", "blank", "truncated", "refused", "rejected"]
 # How models decline, at the beginning of a short answer.
 _REFUSALS = re.compile(
     r"\s*(?:i['’]?m sorry|i am sorry|sorry|i apologi[sz]e|unfortunately|as an ai\b[^.]*)?[\s,.;:!-]*(?:but\s+)?"
-    r"(?:i\s+(?:can['’]?t|cannot|can not|won['’]?t|will not|am unable to|['’]?m unable to|am not able to|['’]?m not able to|"
-    r"must decline to|decline to)\s+(?:\w+\s+){0,2}?(?:help|assist|answer|provide|comply|do that|fulfil|discuss|create|generate|"
-    r"continue|respond|engage|support|share|write|complete)|"
+    r"(?:i(?:\s+(?:can['’]?t|cannot|can not|won['’]?t|will not|am unable to|am not able to|must decline to|decline to)"
+    r"|['’]?m\s+(?:unable|not able)\s+to)\s+(?:\w+\s+){0,2}?(?:help|assist|answer|provide|comply|do that|fulfil|discuss|create|"
+    r"generate|continue|respond|engage|support|share|write|complete)|"
     r"我(?:无法|不能|没法)(?:回答|提供|协助|帮助|帮|讨论|生成|继续|满足))|"
     r"\s*(?:很?抱歉|对不起|不好意思)[,，。!！ ]*(?:但是?|不过)?[,， ]*(?:作为[^，。]*[，,])?"
     r"我?(?:们)?(?:还|暂时)?(?:无法|不能|没法|不便)",

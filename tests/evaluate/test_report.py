@@ -1,10 +1,12 @@
 """The report card: whole, safe and offline, whatever is finished of a run."""
 
+import ast
 import json
 import math
 import random
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -238,13 +240,25 @@ def test_markup_is_escaped_unless_it_is_ours():
     assert text("你好 \N{GRINNING FACE}\n") == "你好 \N{GRINNING FACE}\n"
 
 
+def phrases_of(*files):
+    """Every text that is given to `t`, put together as Python does."""
+    calls = [
+        node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    said = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "t" and call.args]
+    return {word.value for word in said if isinstance(word, ast.Constant)}
+
+
 def test_every_phrase_of_the_page_is_translated():
     from tinyseek.evaluate import report
+    from tinyseek.evaluate.cards import learning
     from tinyseek.text.clean import STEPS
 
-    source = open(report.__file__, encoding="utf-8").read()  # noqa: SIM115, PTH123
-    phrases = set(re.findall(r'\bt\(\s*"([^"]+)"', source)) | set(STEPS)
-    assert len(phrases) > 50
+    home = Path(report.__file__).parent
+    phrases = phrases_of(home / "report.py", *(home / "cards").glob("*.py")) | set(STEPS)
+    phrases |= {panel.title for panel in learning.PANELS} | {n for panel in learning.PANELS for _, n in panel.lines}
+    phrases |= set(learning._LEFT_OUT.values())
+    assert len(phrases) > 100
     assert phrases - set(CHINESE) == set()
     for english, chinese in CHINESE.items():
         assert set(re.findall(r"{\w+}", english)) == set(re.findall(r"{\w+}", chinese)), english

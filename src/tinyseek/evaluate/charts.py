@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinyseek.evaluate.page import Html, el, join
+from tinyseek.evaluate.page import Child, Html, el, join
 
 _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 8, 36
@@ -134,7 +134,7 @@ class Bar:
     interval: tuple[float, float] | None = None
 
 
-def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> Html:
+def bars(groups: Sequence[tuple[Child, Sequence[Bar]]]) -> Html:
     """Bars in groups, each group with its name; shares are of the whole width."""
     parts: list[Html] = []
     for name, group in groups:
@@ -145,7 +145,7 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> Html:
             if bar.interval:
                 low, high = bar.interval
                 inside.append(el("u", style=f"left:{_percent(low)};width:{_percent(high - low)}"))
-            parts.append(el("div", name if index == 0 else "", class_="name"))
+            parts.append(el("div", name if index == 0 else "", class_="name", style=f"--bars:{len(group)}"))
             parts.append(el("div", inside, class_="track"))
             parts.append(el("div", bar.shown, class_="value"))
     return el("div", parts, class_="bars")
@@ -180,4 +180,20 @@ def heat_map(rows: Mapping[str, Sequence[float]], side: str) -> Html:
                 el("div", f"{load:.2f}" if numbered else "", class_=strong, style=style, title=f"{index}: {load:.2f}")
             )
     columns = f"max-content repeat({widest}, minmax({'34px' if numbered else '6px'}, 1fr))"
+    return el("div", el("div", cells, class_="heat", style=f"grid-template-columns:{columns}"), class_="scroll")
+
+
+def confusion(names: Sequence[str], rows: Sequence[Sequence[float]]) -> Html:
+    """What is taken for what: a line a class as it is, a column as it was taken; deeper is a larger share of its line."""
+    cells: list[Html] = [el("div", class_="side")]
+    cells += [el("div", name, class_="top") for name in names]
+    for name, row in zip(names, rows, strict=True):
+        total = sum(row) or 1.0
+        cells.append(el("div", name, class_="side"))
+        for count in row:
+            share = count / total
+            strong = "strong" if share > 0.55 else None
+            style = f"background:rgb(var(--deep) / {0.05 + 0.9 * share:.3f})"
+            cells.append(el("div", f"{count:,.0f}", class_=strong, style=style, title=f"{100 * share:.1f} %"))
+    columns = f"max-content repeat({len(names)}, minmax(44px, 1fr))"
     return el("div", el("div", cells, class_="heat", style=f"grid-template-columns:{columns}"), class_="scroll")

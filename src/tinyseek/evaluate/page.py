@@ -57,15 +57,25 @@ def join(*parts: Child) -> Html:
     return Html("".join(_markup(part) for part in parts))
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterable[int] = ()) -> Html:
+def table(head: Iterable[Child], rows: Iterable[Iterable[Child]], numbers: Iterable[int] = ()) -> Html:
     """A table that scrolls sideways where the screen is narrow; columns in `numbers` stand to the right."""
     right = set(numbers)
 
-    def cells(kind: str, row: Iterable[str]) -> Html:
+    def cells(kind: str, row: Iterable[Child]) -> Html:
         return el("tr", [el(kind, cell, class_="n" if column in right else None) for column, cell in enumerate(row)])
 
     body = el("tbody", [cells("td", row) for row in rows])
     return el("div", el("table", el("thead", cells("th", head)), body), class_="scroll")
+
+
+def section(title: str, about: str, *parts: Html) -> Html:
+    """A part of a page: its heading, a sentence on it, and what it shows."""
+    return el("section", el("h2", title), el("p", about) if about else Html(""), *parts)
+
+
+def card(*parts: Child) -> Html:
+    """A box on the page."""
+    return el("div", *parts, class_="card")
 
 
 def document(title: str, language: str, body: Child) -> Html:
@@ -87,12 +97,14 @@ STYLE = """
 :root {
   --ground: #f6f7f9; --card: #ffffff; --ink: #16191d; --soft: #5b6470; --faint: #8b949f; --line: #e3e6ea;
   --deep: 37 84 214; --models-0: #a3adba; --models-1: rgb(37 84 214); --models-2: #0f8f83; --models-3: #b7791f;
+  --models-4: #8a4fbf; --models-5: #c2476b;
   --right: #14804a; --wrong: #c0392f; --wash: #f0f3f8;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #0f1216; --card: #171b21; --ink: #e8ebef; --soft: #a3adb9; --faint: #77818d; --line: #2a3039;
     --deep: 122 162 255; --models-0: #66707d; --models-1: rgb(122 162 255); --models-2: #4fc7b9; --models-3: #e0b060;
+    --models-4: #c39bef; --models-5: #f08aa5;
     --right: #4cc38a; --wrong: #f0857b; --wash: #1e242c;
   }
 }
@@ -144,6 +156,17 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--faint); font-variant-nu
 svg .rule { stroke: var(--line); } svg .axis { stroke: var(--faint); }
 svg .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 svg .band { opacity: .16; }
+.story .bars { grid-template-columns: minmax(120px, 300px) 1fr minmax(52px, max-content); gap: 4px 18px; align-items: start; }
+.story .name { grid-row: span var(--bars); font-weight: 600; line-height: 1.3; } .story .name:empty { display: none; }
+.story .name small { font-weight: 400; color: var(--faint); margin-left: 8px; font-size: 12.5px; }
+.story .name .gain { display: block; margin: 1px 0 0; } .story .name .gain b:not(.right):not(.wrong) { color: var(--soft); }
+.story .value { grid-column: 3; line-height: 14px; } .story .apart { height: 10px; }
+.panels { display: grid; gap: 16px 22px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
+.panels h4 { font-size: 13px; font-weight: 500; color: var(--soft); margin: 0 0 6px; }
+.pair { display: grid; gap: 0 14px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); align-items: start; }
+.turn + .turn { margin-top: 20px; }
+.question { font-weight: 600; overflow-wrap: anywhere; white-space: pre-wrap; unicode-bidi: isolate; }
+.question .tag { font-weight: 400; font-size: 12px; color: var(--faint); margin-left: 10px; }
 .heat { display: grid; gap: 3px; align-items: stretch; font-size: 12px; font-variant-numeric: tabular-nums; }
 .heat > * { text-align: center; padding: 6px 1px; border-radius: 4px; min-width: 0; overflow: hidden; }
 .heat .side { text-align: right; padding-right: 8px; color: var(--soft); white-space: nowrap; }
@@ -174,6 +197,8 @@ footer { margin-top: 44px; color: var(--faint); font-size: 13px; border-top: 1px
   main { padding: 24px 14px 40px; } h1 { font-size: 26px; }
   .sample { grid-template-columns: minmax(0, 1fr); } .sample .who { margin-top: 6px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tile { padding: 12px 14px; } .tile b { font-size: 22px; }
+  .story .bars { grid-template-columns: 1fr minmax(52px, max-content); } .story .name { grid-column: 1 / -1; grid-row: auto; }
+  .story .track { grid-column: 1; } .story .value { grid-column: 2; }
   .card { padding: 14px; } .tree { padding-left: calc(var(--depth) * 12px); } svg text { font-size: 14px; }
 }
 @media print { body { background: #fff; } .card, .tile { break-inside: avoid; } }

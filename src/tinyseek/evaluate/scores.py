@@ -185,7 +185,7 @@ def build(settings: EvalSettings, folder: Path) -> None:
             {**record, "prompt": record["messages"][-2]["content"], "outputs": {}, "right": {}, "sampled": {}}
             for record in records
         ]
-        before: tuple[str, TaskScore] | None = None
+        answered: dict[str, TaskScore] = {}
         for name, path in zip(names, paths, strict=True):
             entry, found = _score_model(name, path, settings, texts, records)
             scores.append(entry)
@@ -193,9 +193,10 @@ def build(settings: EvalSettings, folder: Path) -> None:
             if found is None:
                 continue
             _keep(samples, name, found)
-            if before is not None:
-                entry["tasks"]["gains"] = _gains(*before, found)
-            before = name, found
+            if answered:
+                over = _before(path, dict(zip(names, paths, strict=True)), list(answered))
+                entry["tasks"]["gains"] = _gains(over, answered[over], found)
+            answered[name] = found
         artifact.write_text(work / "scores.json", json.dumps({"models": scores}, indent=2, ensure_ascii=False) + "\n")
         with (work / "samples.jsonl").open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
@@ -252,8 +253,18 @@ def _keep(samples: list[dict[str, Any]], name: str, found: TaskScore) -> None:
             sample["sampled"][name] = {"right": int(right_SN.sum()), "of": right_SN.size}
 
 
+def _before(path: Path, paths: dict[str, Path], answered: Sequence[str]) -> str:
+    """Which model's scores a model's are held against: the one it was made from, or else the one before it in the list."""
+    try:
+        inputs = artifact.read(path).inputs
+    except UserError:
+        inputs = {}
+    made_from = inputs["model"].key if "model" in inputs else None
+    return next((name for name in answered if made_from and artifact.key_of(paths[name]) == made_from), answered[-1])
+
+
 def _gains(over: str, before: TaskScore, after: TaskScore) -> dict[str, Any]:
-    """By how much a model is better than the one before it, on the same tasks, one by one."""
+    """By how much a model is better than another, on the same tasks, one by one."""
     gains: dict[str, Any] = {"over": over, "greedy": gain(before.greedy.right, after.greedy.right).plain()}
     if before.sampled and after.sampled:
         gains["pass@1"] = gain(before.sampled.pass_1, after.sampled.pass_1).plain()

@@ -272,9 +272,11 @@ def _difference(rng: random.Random) -> str:
 
 
 def _two(rng: random.Random) -> str:
-    a, b, sign = rng.randint(10, 199), rng.randint(10, 99), rng.choice("+-")
+    """A sum of two numbers, the second of two digits at most; half of them worked out by digits."""
+    a, b, sign = rng.randint(10, 199), rng.randint(1, 99), rng.choice("+-")
     a, b = (max(a, b), min(a, b)) if sign == "-" else (a, b)
-    return f"{a}{sign}{b}={a + b if sign == '+' else a - b}"
+    worked = columns(a, sign, b) + " " if rng.random() < 0.5 else ""
+    return f"{worked}{a}{sign}{b}={a + b if sign == '+' else a - b}"
 
 
 def _said(rng: random.Random, lang: Lang) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from tinyseek.model import lora
 from tinyseek.model.transformer import CausalLM
-from tinyseek.text.progress import progress
+from tinyseek.train import metrics
 from tinyseek.tune.preferences.texts import Row, Texts, likelihood
 
 FILE = "reference.jsonl"
@@ -85,9 +86,10 @@ def precompute(
         model = load()
         training = model.training
         model.eval()
-        total = sum(len(part.file) for part in texts.values())
+        metrics.say(f"the reference: log-probabilities of {missing:,} answers under the model as it is")
+        tell = _Telling(missing)
         try:
-            with file.open("a", encoding="utf-8") as stream, progress("reference", total) as update, torch.no_grad():
+            with file.open("a", encoding="utf-8") as stream, torch.no_grad():
                 for split, part in texts.items():
                     for start in range(len(found[split]), len(part), size):
                         chosen = [part[number] for number in range(start, min(start + size, len(part)))]
@@ -97,10 +99,26 @@ def precompute(
                         stream.write(json.dumps({"split": split, "first": start, "logps": logps}) + "\n")
                         stream.flush()
                         found[split] += logps
-                        update(int(part.file.ends[len(found[split]) - 1]), split)
+                        tell.more(len(logps))
         finally:
             model.train(training)
     return {split: np.array(logps, np.float32) for split, logps in found.items()}
+
+
+class _Telling:
+    """A line every ten seconds on how far it is."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+        self._started = self._said = time.monotonic()
+
+    def more(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self._said >= 10 and self.done < self.total:
+            self._said = now
+            left = metrics.duration((now - self._started) * (self.total - self.done) / self.done)
+            metrics.say(f"the reference: {self.done:,} of {self.total:,} answers, {left} left")
 
 
 def _read(file: Path, of: str) -> dict[str, list[float]]:

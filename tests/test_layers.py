@@ -24,7 +24,7 @@ ROOMS = {
     "train": LEAVES | {"text", "model"},
     "tune": LEAVES | {"text", "model", "train", "engine", "llm"},
     "engine": LEAVES | {"text", "model"},
-    "evaluate": LEAVES | {"text", "model", "engine"},
+    "evaluate": LEAVES | {"text", "model", "engine", "llm"},
     "llm": LEAVES | {"text", "model", "engine"},
     "serve": LEAVES | {"text", "model", "engine", "llm"},
     "knowledge": LEAVES | {"text", "llm"},
@@ -46,6 +46,7 @@ HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "tensorboard", "llgui
 LIGHT = (
     "tinyseek",
     "tinyseek.cli",
+    "tinyseek.commands.evaluate",
     "tinyseek.commands.follow",
     "tinyseek.commands.models",
     "tinyseek.commands.recipes",
@@ -65,7 +66,10 @@ LIGHT = (
     "tinyseek.text.tokenizer",
     "tinyseek.model.config",
     "tinyseek.model.presets",
+    "tinyseek.commands.label",
     "tinyseek.train.options",
+    "tinyseek.tune.classify.options",
+    "tinyseek.tune.reward_options",
     "tinyseek.train.background",
     "tinyseek.evaluate.options",
 )

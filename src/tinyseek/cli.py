@@ -24,6 +24,7 @@ Use a model
   generate MODEL      continue a text                                     tinyseek generate runs/quickstart/pretrain "In the"
   serve MODEL         OpenAI's and Ollama's APIs, and a chat page         tinyseek serve runs/quickstart
   eval MODEL ...      score it on held-out text and tasks                 tinyseek eval runs/quickstart/sft
+  compare A B         side by side on the same prompts, as a page         tinyseek compare A B --prompts questions.txt
   model CONFIG        its parameter table: a preset, config.json, folder  tinyseek model deepseek-v3
   pull NAME           fetch a published model                             tinyseek pull smollm2-135m
   merge ADAPTER OUT   an adapter and its base as one model                tinyseek merge runs/my/sft runs/my/merged
@@ -42,7 +43,9 @@ One stage of a recipe at a time
   kto OUT             teach it which answers are liked                    tinyseek kto runs/my/kto data=[thumbs.jsonl]
   grpo OUT            teach it by rewards of its own answers              tinyseek grpo runs/my/grpo data=[tasks]
   collect OUT         a teacher's answers, judged and cleaned             tinyseek collect runs/my/collect teacher=runs/my/sft
+  distill OUT         teach a student a teacher's probabilities           tinyseek distill runs/my/small teacher=runs/my/sft
   pairs OUT           preference pairs of such answers                    tinyseek pairs runs/my/pairs answers=[collect]
+  reward OUT          a model that tells how good an answer is            tinyseek reward runs/my/reward data=[pairs.jsonl]
   classify OUT        teach it to tell what class a text is of            tinyseek classify runs/spam data=[sms.csv]
 
 Look and follow
@@ -65,6 +68,8 @@ STAGES = (
     "grpo",
     "collect",
     "pairs",
+    "distill",
+    "reward",
     "classify",
 )
 
@@ -77,6 +82,7 @@ COMMANDS = {
     "generate": "models:generate",
     "serve": "serve:serve",
     "eval": "evaluate:evaluate",
+    "compare": "evaluate:compare",
     "label": "label:label",
     "model": "models:model",
     "pull": "interchange:pull",

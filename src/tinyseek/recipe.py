@@ -71,6 +71,16 @@ KINDS: dict[str, Kind] = {
         "tinyseek.tune.distill.pairs",
         "make preference pairs of collected answers",
     ),
+    "reward": Kind(
+        "tinyseek.tune.reward_options:RewardSettings",
+        "tinyseek.tune.reward",
+        "teach a model to tell how good an answer is",
+    ),
+    "distill": Kind(
+        "tinyseek.tune.distill.options:DistillSettings",
+        "tinyseek.tune.distill.logits",
+        "teach a student a teacher's probabilities",
+    ),
     "classify": Kind(
         "tinyseek.tune.classify.options:ClassifySettings",
         "tinyseek.tune.classify.stage",

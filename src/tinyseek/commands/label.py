@@ -36,7 +36,8 @@ def label(arguments: list[str]) -> int:
     parser = Parser(
         "label",
         "Tell what class texts are of: JSON lines of text, label and probabilities. MODEL is what tinyseek classify made, or any\n"
-        "...ForSequenceClassification folder; or a chat model, with labels=[...] or examples=FILE, which is then asked.\n"
+        "...ForSequenceClassification folder; or a chat model that is asked, with labels=[...] or examples=FILE. A reward model\n"
+        "(tinyseek reward) takes a file of conversations and tells how good each last answer is.\n"
         "TEXT is a text; FILE has one on each line, or, as .jsonl, .csv, .tsv, .parquet, in its column text; - reads lines.",
         settings_text(lambda: LabelSettings),
     )
@@ -47,9 +48,11 @@ def label(arguments: list[str]) -> int:
     from tinyseek.settings import nested
 
     settings = LabelSettings.read(nested(chosen.settings), "command line")
-    texts = texts_of(chosen.texts)
-    asks = bool(settings.labels or settings.examples)
-    for line in asked(chosen.model, texts, settings) if asks else read(chosen.model, texts):
+    if settings.labels or settings.examples:
+        lines = asked(chosen.model, texts_of(chosen.texts), settings)
+    else:
+        lines = read(chosen.model, chosen.texts)
+    for line in lines:
         print(json.dumps(line, ensure_ascii=False), flush=True)
     return 0
 
@@ -102,8 +105,8 @@ def _groups(texts: Iterator[str]) -> Iterator[list[str]]:
         yield group
 
 
-def read(model: str, texts: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """By a trained head."""
+def read(model: str, word: str) -> Iterator[dict[str, Any]]:
+    """By a trained head: classes of texts, or rewards of conversations."""
     from tinyseek.model import heads
     from tinyseek.model.hub import find_model
 
@@ -113,26 +116,44 @@ def read(model: str, texts: Iterator[str]) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"{folder}: has no head for classes; train one (tinyseek classify), or have it asked as a chat model by labels=[a,b]"
         )
+    return rewarded(folder, word) if len(head.labels) == 1 else labelled(folder, word)
+
+
+def labelled(folder: Path, word: str) -> Iterator[dict[str, Any]]:
+    """Each text with its class and the probability of every class; an empty text has none."""
     from tinyseek.tune.classify.stage import Labeller
 
     labeller = Labeller(folder)
     empty = 0
-    for group in _groups(texts):
-        if len(head.labels) == 1:
-            for text, reward in zip(group, labeller.rewards(group), strict=True):
-                yield {"text": text, "reward": None if reward is None else round(reward, 6)}
-            continue
+    for group in _groups(texts_of(word)):
         for text, row in zip(group, labeller.probabilities(group), strict=True):
             if not text.strip():
                 empty += 1
                 yield {"text": text, "label": None, "probabilities": None}
                 continue
-            shares = {name: round(float(share), 6) for name, share in zip(head.labels, row, strict=True)}
-            yield {"text": text, "label": head.labels[int(row.argmax())], "probabilities": shares}
+            shares = {name: round(float(share), 6) for name, share in zip(labeller.labels, row, strict=True)}
+            yield {"text": text, "label": labeller.labels[int(row.argmax())], "probabilities": shares}
     if empty:
         say(f"note: {empty:,} empty texts have no label")
     if labeller.cut:
         say(f"note: {labeller.cut:,} texts were longer than {labeller.longest:,} tokens; only so much of them was read")
+
+
+def rewarded(folder: Path, word: str) -> Iterator[dict[str, Any]]:
+    """Each conversation of a file with its reward."""
+    from tinyseek.text.datasets import find_data
+    from tinyseek.tune.reward import RewardModel
+
+    if not _is_file(Path(word)):
+        raise UserError(f"{folder}: is a reward model; give it a file of conversations that end with an answer")
+    judge = RewardModel(folder)
+    conversations = find_data(word).examples("chat")
+    while group := list(islice(conversations, _AT_ONCE)):
+        rewards = judge.score([messages[:-1] for messages in group], [messages[-1:] for messages in group])
+        for messages, reward in zip(group, rewards, strict=True):
+            yield {"messages": messages, "reward": round(reward, 6)}
+    if conversations.bad:
+        say(f"warning: {conversations.bad:,} records could not be read: {'; '.join(conversations.problems[:3])}")
 
 
 def asked(model: str, texts: Iterator[str], settings: LabelSettings) -> Iterator[dict[str, Any]]:

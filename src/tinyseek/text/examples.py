@@ -12,6 +12,7 @@ column that is not there, is an error that says what was found.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ class Pair:
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    margin: float | None = None  # how much better the first is, where that was told
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,15 @@ def pair(record: dict[str, Any], layout: Layout) -> Pair:
             raise BadRecordError(f'"{side}" does not end with the assistant')
     if chosen == rejected:
         raise BadRecordError("chosen and rejected are the same")
-    return Pair(prompt, chosen, rejected)
+    margin = record.get("margin")
+    if margin is not None:
+        try:
+            margin = float(margin)
+        except (TypeError, ValueError):
+            raise BadRecordError(f'"margin" should be a number (found {margin!r:.40})') from None
+        if not math.isfinite(margin):
+            raise BadRecordError(f'"margin" should be a number (found {margin})')
+    return Pair(prompt, chosen, rejected, margin)
 
 
 _YES, _NO = ("true", "yes", "1", "up", "good"), ("false", "no", "0", "down", "bad")

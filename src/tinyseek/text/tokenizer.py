@@ -240,11 +240,13 @@ class Tokenizer:
         except OSError as error:
             raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 
-    def for_whole_texts(self) -> Tokenizer:
-        """The same tokenizer as other programs should find it beside a model that reads texts as a whole: there a text gets its
-        `begin_ids` of itself, and there is a token to pad with. Nothing changes here."""
+    def for_whole_texts(self, begin_of_itself: bool = True) -> Tokenizer:
+        """The same tokenizer as other programs should find it beside a model that reads texts as a whole. Nothing changes here.
+
+        There is a token to pad with, and a text gets its `begin_ids` of itself; not so for conversations, whose template has them.
+        """
         rust = tokenizers.Tokenizer.from_str(self._rust.to_str())
-        begin = self.begin_ids
+        begin = self.begin_ids if begin_of_itself else []
         if begin and rust.encode("a").ids[: len(begin)] != begin:
             text = self._added[begin[0]]
             adds = processors.TemplateProcessing(

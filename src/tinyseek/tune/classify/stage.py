@@ -229,18 +229,6 @@ class Labeller:
         """The classes' names."""
         return self.model.labels
 
-    def rewards(self, texts: Sequence[str]) -> list[float | None]:
-        """Of a model with one label: its number for each text as it stands, none for an empty one."""
-        ids, over = labelled.encode(self.tokenizer, texts, self.longest)
-        self.cut += sum(over)
-        there = [number for number, row in enumerate(ids) if len(row)]
-        out: list[float | None] = [None] * len(texts)
-        if there:
-            rows = read_all(self.model, [ids[at] for at in there], self.model.pad_id, self.device, raw=True)
-            for number, row in zip(there, rows, strict=True):
-                out[number] = float(row[0])
-        return out
-
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Of each class for each text [texts, labels]. Where a text is empty, every class is as likely."""
         ids, over = labelled.encode(self.tokenizer, texts, self.longest)

@@ -30,6 +30,7 @@ class Gathered:
     ids: dict[str, list[array[int]]] = field(default_factory=lambda: {"train": [], "val": []})
     said: dict[str, list[array[int]]] = field(default_factory=lambda: {"train": [], "val": []})
     good: dict[str, list[bool]] = field(default_factory=lambda: {"train": [], "val": []})  # of answers with a thumb
+    margins: dict[str, list[float | None]] = field(default_factory=lambda: {"train": [], "val": []})  # of pairs
     too_long: int = 0  # left out
     cut: int = 0  # texts cut short
     equal: int = 0  # pairs whose sides are the same tokens; left out
@@ -108,6 +109,7 @@ def _add_pair(found: Gathered, pair: Pair, tokenizer: Tokenizer, settings: Prefe
         found.equal += 1
         return
     split, times = _place(sides, weight, settings)
+    found.margins[split] += [pair.margin] * times
     for _ in range(times):
         for ids, said in texts:
             found.ids[split].append(ids)

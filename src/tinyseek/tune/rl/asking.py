@@ -224,31 +224,6 @@ def in_pieces(lessons: Sequence[Lesson], parts: int, most: int) -> list[list[Les
     return pieces
 
 
-@dataclass
-class Gap:
-    """How far the engine's log-probabilities are from the trainer's."""
-
-    total: float = 0.0
-    count: int = 0
-    largest: float = 0.0
-
-    def add(self, sampled_M: Tensor, trained_M: Tensor) -> None:
-        """Take in tokens; those of which the engine told nothing are NaN."""
-        off_M = (sampled_M - trained_M.detach()).abs()
-        off_M = off_M[~off_M.isnan()]
-        if off_M.numel():
-            self.total += float(off_M.double().sum())
-            self.count += off_M.numel()
-            self.largest = max(self.largest, float(off_M.max()))
-
-    def figures(self) -> dict[str, float]:
-        """By TRL's names."""
-        return {
-            "sampling/logp_difference/mean": self.total / max(1, self.count),
-            "sampling/logp_difference/max": self.largest,
-        }
-
-
 S = TypeVar("S", bound=RlSettings)
 
 
@@ -292,8 +267,8 @@ class Asking(Objective, Generic[S]):
         """Take back what `state` gave."""
         self.batches = int(state["batches"])
 
-    def keep_samples(self, target: Path) -> None:
-        """Put the samples so far into a checkpoint."""
+    def keep(self, target: Path) -> None:
+        """Put the samples so far into a checkpoint, and whatever else the model's own files do not hold."""
         if self._samples.is_file():
             shutil.copyfile(self._samples, target / SAMPLES)
 

@@ -9,7 +9,6 @@ being moved.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,28 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tinyseek.model import lora
 from tinyseek.model.loss import token_logprobs
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer
-from tinyseek.train import loop, metrics, parallel, state
-from tinyseek.train.device import choose_device
+from tinyseek.train import parallel, state
 from tinyseek.train.objective import Batch, Update
-from tinyseek.tune.learner import check_fits, learner
-from tinyseek.tune.rl.asking import Asking, Gap, Heard, Lesson, Micro, Questions, in_pieces, lay_out, read_questions
+from tinyseek.tune.rl import stage
+from tinyseek.tune.rl.asking import Asking, Heard, Lesson, Micro, Questions, in_pieces, lay_out
 from tinyseek.tune.rl.losses import Floats, Spread, clipped_policy_loss, group_advantages, k3, token_weights
-from tinyseek.tune.rl.options import GrpoSettings, RlSettings
+from tinyseek.tune.rl.options import GrpoSettings
+from tinyseek.tune.rl.policy import Gap, Learning, hidden, reference_logps
 from tinyseek.tune.rl.rewards import RewardSet
-from tinyseek.tune.sft import inputs_of
 
 _COLUMNS = ("advantage", "weight", "sampled")
-
-
-@dataclass
-class Learning(Update):
-    """An update, and how many tokens of all processes are really run in it."""
-
-    learned: float = 1.0
 
 
 @dataclass
@@ -177,7 +167,8 @@ class Grpo(Asking[GrpoSettings]):
         old_M = self._known.old_M.get(id(micro))
         if old_M is None:
             old_M = logps_M.detach()
-            self._compare(model, micro, hidden_MD.detach(), old_M)
+            self._gap.compare(model, micro, hidden_MD, old_M, settings.temperature)
+            self._batch.figures.update(self._gap.figures())
         advantages_M, weights_M = micro.at_M["advantage"], micro.at_M["weight"]
         clipped = clipped_policy_loss(logps_M, old_M, advantages_M, *settings.clip_range)
         loss_M = clipped.loss_N
@@ -213,7 +204,8 @@ class Grpo(Asking[GrpoSettings]):
                         hidden_MD, model.lm_head.weight, micro.targets_M, self.settings.temperature
                     )
                     self._known.old_M[id(micro)] = old_M
-                    self._compare(model, micro, hidden_MD, old_M)
+                    self._gap.compare(model, micro, hidden_MD, old_M, self.settings.temperature)
+                    self._batch.figures.update(self._gap.figures())
                 if self.settings.beta:
                     self._known.reference_M[id(micro)] = reference_logps(
                         model, self._reference, micro, self.settings.temperature
@@ -222,96 +214,27 @@ class Grpo(Asking[GrpoSettings]):
             model.train()
             torch.clear_autocast_cache()  # weights that were cast without a gradient must not serve what needs one
 
-    def _compare(self, model: CausalLM, micro: Micro, hidden_MD: Tensor, logps_M: Tensor) -> None:
-        """Hold the engine's log-probabilities against the trainer's. The engine tells those at temperature 1: with another they are
-        computed for the first micro-batch alone."""
-        sampled_M = micro.at_M["sampled"]
-        if self.settings.temperature != 1:
-            if self._gap.count:
-                return
-            with torch.no_grad():
-                logps_M, _ = token_logprobs(hidden_MD, model.lm_head.weight, micro.targets_M)
-        self._gap.add(sampled_M, logps_M)
-        self._batch.figures.update(self._gap.figures())
-
 
 _CLIPPED = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
-
-
-def hidden(model: CausalLM, micro: Micro) -> Tensor:
-    """The hidden states that predict the answers' tokens, [M, D]."""
-    hidden_1TD, _, _ = model.hidden(micro.ids_1T, micro.documents_1T)
-    return hidden_1TD[0].index_select(0, micro.places_M)
-
-
-def reference_logps(model: CausalLM, reference: CausalLM | None, micro: Micro, temperature: float) -> Tensor:
-    """Log-probabilities by the model that it started as: another one, or the one under the adapter."""
-    under: AbstractContextManager[None] = lora.without(model) if reference is None else nullcontext()
-    with torch.no_grad(), under:
-        before = reference or model
-        logps_M, _ = token_logprobs(hidden(before, micro), before.lm_head.weight, micro.targets_M, temperature)
-    return logps_M
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------------------
 
 
 def build(settings: GrpoSettings, folder: Path) -> None:
-    """Train a model, or an adapter for it, by the rewards of its own answers. A run that was stopped goes on from `FOLDER.work`.
-
-    Raises:
-        UserError: no prompts, a reward that is not there or fails and should end the run, a tokenizer that does not fit.
-        StoppedError, DivergedError: see `loop.train`.
-    """
-    base = Path(settings.model)
-    tokenizer = Tokenizer.load(base)
-    inputs, keys = inputs_of(settings)
-    keys |= reward_files(settings)
-    made_from = {"settings": settings.essence(), "inputs": keys}
-    work = folder.with_name(folder.name + ".work")
-    with (
-        state.held(work),
-        RewardSet.of(settings.reward_options(), settings.reward_seconds, settings.on_reward_error) as rewards,
-    ):
-        resume = loop.resumable(work, made_from, settings)
-        questions = read_questions(settings, tokenizer)
-        rewards.check(questions.columns())
-        learns = learner(settings, base, folder, resume)
-        check_fits(learns.model, tokenizer, base, settings.seq_len)
-        reference = frozen_start(settings, base) if settings.beta else None
-        objective = Grpo(learns.model, tokenizer, questions, rewards, settings, parallel.own(work), reference)
-        if resume:
-            objective.take_samples(resume.folder)
-
-        def write(target: Path) -> None:
-            learns.write(target)
-            objective.keep_samples(target)
-
-        outcome = loop.train(
-            learns.model,
-            objective,
-            settings.model_copy(update={"compile": False}),  # batches of many shapes are no food for a compiler
-            work,
-            made_from=made_from,
-            resume=resume,
-            flops_per_token=learns.flops * metrics.training_flops(learns.model.config, settings.seq_len),
-            title=folder.name,
-            write=write,
-        )
-        loop.finish(outcome, work, folder, "grpo", settings, inputs, keys, tokenizer, questions.figures())
+    """Train a model, or an adapter for it, by group relative policy optimisation; see `stage.train`."""
+    stage.train(settings, folder, "grpo", make, reference=settings.beta > 0)
 
 
-def frozen_start(settings: RlSettings, base: Path) -> CausalLM | None:
-    """The model that training starts from, to be held beside; none where it lies under an adapter."""
-    if settings.lora is not None:
-        return None
-    reference = CausalLM.load(base).eval().requires_grad_(False)
-    return reference.to(choose_device(settings.device))
-
-
-def reward_files(settings: RlSettings) -> dict[str, str]:
-    """The hashes of the files that rewards come from: another function makes another model."""
-    from tinyseek.artifact import key_of
-
-    files = {name.rpartition(":")[0] for name in settings.rewards}
-    return {f"rewards.{file}": key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}
+def make(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    questions: Questions,
+    rewards: RewardSet,
+    settings: GrpoSettings,
+    work: Path,
+    reference: CausalLM | None,
+    resume: state.Checkpoint | None,  # noqa: ARG001  (all of it is in the model)
+) -> tuple[CausalLM, Grpo]:
+    """What is trained, and the objective."""
+    return model, Grpo(model, tokenizer, questions, rewards, settings, work, reference)

@@ -16,6 +16,7 @@ from tinyseek.run import Outcome, clock
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tinyseek.evaluate.compare import Comparison
     from tinyseek.model.config import ModelConfig
 
 
@@ -159,6 +160,28 @@ def benchmarks(folder: Path) -> None:
     head = ("task", "shots", "metric", *found)
     lines = [(task, shots[task], metric, *row, *[""] * (len(found) - len(row))) for (task, metric), row in rows.items()]
     table(head, lines, right=[1, *range(3, len(head))])
+
+
+def comparison(found: Comparison) -> None:
+    """Totals of models side by side; wins and losses are over the first."""
+    rows = []
+    for place, side in enumerate(found.sides):
+        mean, duel = side.mean, found.duel(place) if place else None
+        score = ""
+        if mean is not None:
+            score = f"{100 * mean.mean:.1f} %" if found.judged_by is None else number(mean.mean)
+        judged = duel is not None and duel.gain is not None
+        won = f"{duel.wins} / {duel.ties} / {duel.losses}" if duel is not None and judged else ""
+        tokens = number(round(side.tokens, 1)) if side.tokens is not None else ""
+        same = str(duel.same) if duel is not None else ""
+        failed = side.count(lambda reply: reply.error is not None)
+        rows.append((side.name, score, won, same, tokens, clock(side.seconds), failed or ""))
+    head = ("model", found.judged_by or "right", "wins / ties / losses", "same answer", "tokens", "time", "failed")
+    shown = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
+    print()
+    table(
+        [head[c] for c in shown], [[row[c] for c in shown] for row in rows], right=[i for i, c in enumerate(shown) if c]
+    )
 
 
 def _with_error(mean: Mapping[str, Any]) -> str:

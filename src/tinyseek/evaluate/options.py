@@ -93,6 +93,33 @@ class HarnessSettings(Settings):
     )
 
 
+class CompareSettings(Settings):
+    """How models are asked the same, side by side."""
+
+    count: int = Field(100, ge=1, description="prompts that are asked, an even choice of all there are")
+    shown: int = Field(
+        60, ge=0, description="prompts on the page, those first in which the models differ; all are in the .jsonl"
+    )
+    reward: str | None = Field(
+        None,
+        description="what judges the answers: a reward's name (exact_answer, format, length ...) or file.py:function; if none, "
+        "whether they are the known answer, where the prompts have one",
+    )
+    system: str | None = Field(None, description="instructions that stand before every prompt that has none")
+    max_tokens: int = Field(512, ge=1, description="longest answer, its thought included")
+    temperature: float = Field(0.0, ge=0, le=100, description="0 takes the likeliest token")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the draws, where temperature is above 0")
+    thinking: bool | None = Field(
+        None, description="whether the models think before they answer; if none, as each chooses"
+    )
+    batch_size: int = Field(32, ge=1, le=1024, description="prompts that a local model answers at a time")
+    requests: int = Field(4, ge=1, le=256, description="prompts that a server is asked at a time")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where local models compute")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of local models' weights")
+    language: Literal["en", "zh"] = Field("en", description="of the page's own words")
+    title: str = Field("", max_length=200, description="heading of the page; if empty, the models' names")
+
+
 class ReportSettings(StageSettings):
     """What the page shows, in which language."""
 

@@ -167,6 +167,11 @@ svg .band { opacity: .16; }
 .turn + .turn { margin-top: 20px; }
 .question { font-weight: 600; overflow-wrap: anywhere; white-space: pre-wrap; unicode-bidi: isolate; }
 .question .tag { font-weight: 400; font-size: 12px; color: var(--faint); margin-left: 10px; }
+.stack { display: flex; gap: 2px; height: 18px; border-radius: 5px; overflow: hidden; } .stack i { min-width: 3px; }
+.sample .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 7px; }
+.sample .who .tag { margin-left: 8px; } .sample details { margin: 2px 0 4px; }
+.folded summary { font-size: 13px; color: var(--faint); }
+.other { background: rgb(var(--deep) / .13); border-radius: 3px; box-decoration-break: clone; }
 .heat { display: grid; gap: 3px; align-items: stretch; font-size: 12px; font-variant-numeric: tabular-nums; }
 .heat > * { text-align: center; padding: 6px 1px; border-radius: 4px; min-width: 0; overflow: hidden; }
 .heat .side { text-align: right; padding-right: 8px; color: var(--soft); white-space: nowrap; }

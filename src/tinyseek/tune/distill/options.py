@@ -14,7 +14,9 @@ from tinyseek.artifact import key_of
 from tinyseek.errors import UserError
 from tinyseek.llm.open import is_remote
 from tinyseek.llm.options import RemoteSettings
+from tinyseek.model.presets import from_preset
 from tinyseek.settings import StageSettings, no_effect, taken_from
+from tinyseek.tune.options import SftSettings
 from tinyseek.tune.rl.options import RewardOptions
 
 Keep = Literal["correct", "best", "all"]
@@ -161,6 +163,85 @@ class CollectSettings(StageSettings):
         if keys := {file: key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}:
             essence["reward_files"] = keys
         return essence | ({"unfinished": "accept", "budget": self.budget} if self.unfinished == "accept" else {})
+
+
+class DistillSettings(SftSettings):
+    """A student learns the probabilities that a teacher gives to every token, and not only what it said."""
+
+    teacher: str = taken_from("sft", "whose probabilities are learned: a model's folder, a stage, a pulled name")
+    student: dict[str, Any] | None = Field(
+        None,
+        description="a student with fresh weights, in the place of `model`: what its shape differs from the teacher's in, "
+        "{num_hidden_layers: 2}, or {preset: mini} and what differs from that",
+    )
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        "forward_kl",
+        description="forward_kl: the student covers all that the teacher might say; reverse_kl: it says only what the teacher "
+        "would; jsd: between the two (GKD's generalised Jensen-Shannon divergence)",
+    )
+    beta: float = Field(0.5, gt=0, lt=1, description="jsd: towards 0 as forward_kl, towards 1 as reverse_kl")
+    temperature: float = Field(
+        1.0, gt=0.01, le=100, description="divides the logits of both; the divergence counts times its square"
+    )
+    ce_weight: float = Field(
+        0.1, ge=0, le=1, description="share of cross-entropy on the data's own tokens; the divergence has the rest"
+    )
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="compute the teacher's so many likeliest tokens once, before training, and all others as one; none asks the "
+        "teacher at each step",
+    )
+    on_policy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the batches in which the student answers the prompts itself and the teacher scores that (GKD's "
+        "lambda); a batch then counts conversations",
+    )
+    max_completion_length: int = Field(
+        256, ge=1, description="on_policy: tokens of the longest answer; longer ones are cut"
+    )
+    sampling_temperature: float = Field(1.0, gt=0.01, le=10, description="on_policy: of the student's drawing")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if is_remote(self.teacher):
+            raise ValueError(
+                f"teacher={self.teacher}: a server does not tell the probabilities of all tokens; learn from its answers: collect, "
+                "then sft"
+            )
+        if self.student is not None and self.lora is not None:
+            raise ValueError(
+                "a student with fresh weights has nothing to lay an adapter on; leave out lora, or give model"
+            )
+        if self.student is not None and self.freeze:
+            raise ValueError("a student with fresh weights learns all of them; leave out freeze, or give model")
+        if self.on_policy and self.top_k is not None:
+            raise ValueError(
+                "top_k keeps what the teacher says to the data; with on_policy it is asked anyway: leave out one"
+            )
+        if self.ce_weight == 1 and not self.on_policy:
+            raise ValueError("ce_weight=1 learns nothing from the teacher; lower it, or use sft")
+        return self
+
+    def taken(self) -> dict[str, str]:
+        """With a fresh student there is no model to start from."""
+        return {role: source for role, source in super().taken().items() if role != "model" or self.student is None}
+
+    def located(self, role: str, source: str) -> str | None:
+        """A pulled model or a data set, by its name."""
+        return source_of(role, source)
+
+    def essence(self) -> dict[str, Any]:
+        """With a preset written out, so that one that changes makes another key."""
+        essence = super().essence()
+        if self.student is not None and "preset" in self.student:
+            changes = {name: value for name, value in self.student.items() if name != "preset"}
+            essence["student"] = from_preset(str(self.student["preset"]), changes).plain()
+        return essence
 
 
 class PairsSettings(StageSettings):

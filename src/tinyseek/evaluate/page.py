@@ -162,6 +162,7 @@ svg .band { opacity: .16; }
 .story .name .gain { display: block; margin: 1px 0 0; } .story .name .gain b:not(.right):not(.wrong) { color: var(--soft); }
 .story .value { grid-column: 3; line-height: 14px; } .story .apart { height: 10px; }
 .panels { display: grid; gap: 16px 22px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
+.panels svg text { font-size: 16px; } .panels .legend { font-size: 12.5px; gap: 2px 14px; margin-bottom: 8px; }
 .panels h4 { font-size: 13px; font-weight: 500; color: var(--soft); margin: 0 0 6px; }
 .pair { display: grid; gap: 0 14px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); align-items: start; }
 .turn + .turn { margin-top: 20px; }

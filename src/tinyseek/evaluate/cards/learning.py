@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,8 @@ def _panels(records: Records, kind: str, t: Words) -> list[tuple[str, Html]]:
                 lines.append(
                     charts.Line(t(name), colour(_shade(len(lines), held_out)), points, band=not held_out, dots=few)
                 )
+        if len(lines) == 1 and panel.title != "loss":  # nothing to tell it apart from
+            lines = [replace(lines[0], colour=colour(1))]
         if lines:
             drawn.append((t(panel.title), charts.line_chart(lines, t("step"), t(panel.title))))
     return drawn

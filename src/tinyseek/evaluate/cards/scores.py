@@ -54,7 +54,7 @@ def _story(run: Run, entries: list[dict[str, Any]], asked: Scored, t: Words) -> 
         made += [t("from {name}").format(name=parent.name)] if parent else []
         label = join(name, el("small", " · ".join(made)) if made else "")
         drawn = as_dict(tasks.get("sampled"))
-        bars = [_bar(tasks, colour(0) if drawn else colour(1))]
+        bars = [_bar(tasks, colour(0), strong=False) if drawn else _bar(tasks, colour(1))]
         if drawn:
             bars.insert(0, _mean_bar(as_dict(drawn.get("pass@1")), colour(1), strong=True))
         if drawn and most > 1 and drawn.get(f"pass@{most}"):
@@ -167,12 +167,13 @@ def _text(read: Scored, t: Words) -> Html:
     return card(el("h3", title), charts.bars(drawn), el("br"), table(head, rows, (1, 2, 3)))
 
 
-def _bar(share: dict[str, Any], colour: str) -> charts.Bar:
+def _bar(share: dict[str, Any], shade: str, strong: bool = True) -> charts.Bar:
     interval = (as_float(share.get("low")), as_float(share.get("high"))) if share else None
-    return charts.Bar(el("b", percent(share.get("share"))), as_float(share.get("share")), colour, interval)
+    shown = percent(share.get("share"))
+    return charts.Bar(el("b", shown) if strong else shown, as_float(share.get("share")), shade, interval)
 
 
-def _mean_bar(mean: dict[str, Any], colour: str, strong: bool = False) -> charts.Bar:
+def _mean_bar(mean: dict[str, Any], shade: str, strong: bool = False) -> charts.Bar:
     shown = percent(mean.get("mean"))
     interval = (as_float(mean.get("low")), as_float(mean.get("high"))) if mean else None
-    return charts.Bar(el("b", shown) if strong else shown, as_float(mean.get("mean")), colour, interval)
+    return charts.Bar(el("b", shown) if strong else shown, as_float(mean.get("mean")), shade, interval)

@@ -69,13 +69,31 @@ def _epilogue(run_folder: Path, folders: Sequence[Path]) -> None:
             print()
             terminal.table(("held-out question", "answer", ""), answers)
     print()
-    if "sft" in kinds:
-        print(f"talk to it:    tinyseek chat {kinds['sft']}")
+    best = _best(kinds["eval"]) if "eval" in kinds else None
+    if best is not None or "sft" in kinds:
+        print(f"talk to it:    tinyseek chat {best or kinds['sft']}")
     elif "pretrain" in kinds:
         print(f'let it write:  tinyseek generate {kinds["pretrain"]} "In the beginning"')
     if "report" in kinds:
         print(f"report card:   {kinds['report'] / 'index.html'}")
     print(f"lineage:       tinyseek show {run_folder}")
+
+
+def _best(folder: Path) -> Path | None:
+    """The model that answered most of an eval folder's tasks, sampled if they were; none if it asked none."""
+    import json
+
+    try:
+        models = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["models"]
+    except (OSError, ValueError, KeyError):
+        return None
+    asked = [entry for entry in models if entry.get("tasks")]
+
+    def share(entry: dict[str, Any]) -> float:
+        tasks = entry["tasks"]
+        return float(tasks.get("sampled", {}).get("pass@1", {}).get("mean", tasks["share"]))
+
+    return Path(max(asked, key=share)["path"]) if asked else None
 
 
 def plan_recipe(arguments: list[str]) -> int:

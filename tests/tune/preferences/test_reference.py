@@ -79,7 +79,7 @@ def test_the_base_under_an_adapter_is_a_reference_of_its_own(folder: Path, dora:
         (update,) = objective.fetch(np.arange(4), 1, CPU).updates
         model.train()
         torch.manual_seed(2)
-        figures.append({k: float(v) for k, v in objective.losses(model, update.micro[0], update).items()})
+        figures.append({k: v.item() for k, v in objective.losses(model, update.micro[0], update).items()})
         assert model.training
     assert figures[0] == pytest.approx(figures[1], rel=1e-6, abs=1e-6)
     assert abs(figures[0]["rewards/chosen"]) > 1e-3
@@ -103,7 +103,7 @@ def test_precomputed_is_what_would_be_computed_at_each_step(folder: Path, tmp_pa
     for reference in (known["train"], Reference(CausalLM.load(folder / "base"))):
         objective = Preferring(texts["train"], settings, reference)
         (update,) = objective.fetch(np.array([3, 0, 7]), 1, CPU).updates
-        figures.append({k: float(v) for k, v in objective.losses(policy, update.micro[0], update).items()})
+        figures.append({k: v.item() for k, v in objective.losses(policy, update.micro[0], update).items()})
     assert figures[0] == pytest.approx(figures[1], rel=1e-5, abs=1e-5)
 
 

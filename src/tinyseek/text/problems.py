@@ -271,12 +271,15 @@ def _difference(rng: random.Random) -> str:
     return f"{top}-{b}{'-1' * carry}={top - b - carry}"
 
 
-def _two(rng: random.Random) -> str:
-    """A sum of two numbers, the second of two digits at most; half of them worked out by digits."""
-    a, b, sign = rng.randint(10, 199), rng.randint(1, 99), rng.choice("+-")
-    a, b = (max(a, b), min(a, b)) if sign == "-" else (a, b)
-    worked = columns(a, sign, b) + " " if rng.random() < 0.5 else ""
-    return f"{worked}{a}{sign}{b}={a + b if sign == '+' else a - b}"
+def _exercise(rng: random.Random, settings: ProblemSettings) -> str:
+    """Two numbers as problems have them, worked out by digits: no held-out problem's, and none to practise on."""
+    while True:
+        problem = Problem.draw(rng, 2, settings.digits)
+        if problem.pool == "lessons":
+            break
+    (a, b), (sign,) = problem.numbers, problem.signs
+    worked = f"{problem}: {columns(a, sign, b)} " if rng.random() < 0.75 else ""
+    return f"{worked}{a}{sign}{b}={problem.answer}"
 
 
 def _said(rng: random.Random, lang: Lang) -> str:
@@ -298,15 +301,15 @@ def _said(rng: random.Random, lang: Lang) -> str:
     )[what]
 
 
-def page(rng: random.Random, lang: Lang) -> str:
-    """A page of a dozen lines: sums of digits, sums of two numbers, and lines in words. No chain of three is in it."""
+def page(rng: random.Random, lang: Lang, settings: ProblemSettings) -> str:
+    """A page of eight lines: sums of digits, exercises of two numbers, and lines in words."""
     kinds: tuple[tuple[Callable[[], str], float], ...] = (
-        (lambda: _sum(rng), 0.25),
-        (lambda: _difference(rng), 0.25),
-        (lambda: _two(rng), 0.2),
-        (lambda: _said(rng, lang), 0.3),
+        (lambda: _sum(rng), 0.15),
+        (lambda: _difference(rng), 0.15),
+        (lambda: _exercise(rng, settings), 0.5),
+        (lambda: _said(rng, lang), 0.2),
     )
-    makers = rng.choices([make for make, _ in kinds], [weight for _, weight in kinds], k=12)
+    makers = rng.choices([make for make, _ in kinds], [weight for _, weight in kinds], k=8)
     return "\n".join(make() for make in makers)
 
 
@@ -325,7 +328,10 @@ def build(settings: ProblemSettings, folder: Path) -> None:
             rng = random.Random(f"{settings.seed} book")
             splits = {
                 split: [
-                    {"text": page(rng, settings.languages[n % len(settings.languages)]), "source": "book of numbers"}
+                    {
+                        "text": page(rng, settings.languages[n % len(settings.languages)], settings),
+                        "source": "book of numbers",
+                    }
                     for n in range(count)
                 ]
                 for split, count in (("train", settings.train), ("val", settings.heldout))

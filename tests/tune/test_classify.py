@@ -269,6 +269,8 @@ def test_the_picture_has_the_labels_characters(tmp_path: Path, capsys) -> None:
         picture.draw(np.arange(9).reshape(3, 3), labels, tmp_path / "a.png", "测试")
         picture.draw(np.arange(9).reshape(3, 3), ["a", "b", "\U0010fffd"], tmp_path / "b.png", "x")
     assert "shows their numbers" in capsys.readouterr().err
+    assert "\U0010fffd</text>" in (tmp_path / "b.svg").read_text()
+    assert not (tmp_path / "a.svg").exists() or not fonts
     picture.draw(np.eye(60, dtype=np.int64), [f"class {n}" for n in range(60)], tmp_path / "c.png", "many")
     assert (tmp_path / "c.png").stat().st_size > 1000
 

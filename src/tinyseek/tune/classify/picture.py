@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from tinyseek.train import metrics
 
+_USUAL = "DejaVu Sans"  # comes with matplotlib itself
 _LARGEST = 40  # classes; beyond, numbers in the cells could not be read
 
 
@@ -21,13 +24,25 @@ def fonts_for(text: str) -> list[str]:
     """
     from matplotlib import font_manager
 
+    found = _covering(text)
+    if not found:  # matplotlib keeps a list of the fonts; some may have been installed since
+        known = {entry.fname for entry in font_manager.fontManager.ttflist}
+        for file in set(font_manager.findSystemFonts()) - known:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # a font that cannot be read is no font
+                font_manager.fontManager.addfont(file)
+        found = _covering(text)
+    return found
+
+
+def _covering(text: str) -> list[str]:
+    from matplotlib import font_manager
+
     wanted = {ord(char) for char in text if not char.isspace()}
-    usual = "DejaVu Sans"  # comes with matplotlib itself
     chosen: list[str] = []
-    for name, file in _candidates(font_manager.fontManager.ttflist, usual):
+    for name, file in _candidates(font_manager.fontManager.ttflist):
         try:
             has = wanted & font_manager.get_font(file).get_charmap().keys()
-        except (OSError, RuntimeError, ValueError):  # a font that cannot be read is no font
+        except (OSError, RuntimeError, ValueError):
             continue
         if has or not chosen:
             chosen.append(name)
@@ -37,13 +52,13 @@ def fonts_for(text: str) -> list[str]:
     return []
 
 
-def _candidates(entries: Iterable[object], usual: str) -> list[tuple[str, str]]:
+def _candidates(entries: Iterable[object]) -> list[tuple[str, str]]:
     """Name and file of each upright sans font of normal weight, then of the rest; those for simplified Chinese early."""
     seen: dict[str, tuple[tuple[int, ...], str]] = {}
     for entry in entries:
         name, file = str(getattr(entry, "name", "")), str(getattr(entry, "fname", ""))
         rank = (
-            int(name != usual),
+            int(name != _USUAL),
             int(getattr(entry, "style", "normal") != "normal"),
             int("Serif" in name or "Mono" in name),
             int(not any(word in name for word in ("CJK", "Hei", "SC", "YaHei", "PingFang"))),
@@ -59,21 +74,33 @@ def _candidates(entries: Iterable[object], usual: str) -> list[tuple[str, str]]:
 def draw(confusion_LL: NDArray[np.int64], labels: Sequence[str], picture: Path, title: str) -> None:
     """Write the matrix as PNG: true classes are rows; a cell's colour is its share of the row, its number the count.
 
-    Where no installed font has a label's characters, the classes are numbered in the picture, and that is said.
+    Where no installed font has a label's characters, the classes are numbered in it, and the names stand in an SVG beside it, whose
+    text the browser sets.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = [label if len(label) <= 24 else f"{label[:23]}…" for label in labels]
     fonts = fonts_for("".join([title, *names, "…"]))
     if not fonts:
-        metrics.say(f"note: no installed font has the characters of the labels; {picture.name} shows their numbers")
+        browser = picture.with_suffix(".svg")
+        metrics.say(
+            f"note: no installed font has the labels' characters; {picture.name} shows their numbers, {browser.name} their names"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of characters that are missing here, and not there
+            _paint(confusion_LL, names, browser, title, [_USUAL])
         names, title = [str(number) for number in range(len(labels))], "".join(c for c in title if ord(c) < 0x250)
+    _paint(confusion_LL, names, picture, title, fonts or [_USUAL])
+
+
+def _paint(
+    confusion_LL: NDArray[np.int64], names: Sequence[str], picture: Path, title: str, fonts: Sequence[str]
+) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
     count = len(names)
     side = min(14.0, max(4.2, 1.6 + 0.62 * count))
     share_LL = confusion_LL / np.maximum(1, confusion_LL.sum(1, keepdims=True))
-    with matplotlib.rc_context({"font.family": fonts or ["DejaVu Sans"], "axes.unicode_minus": False}):
+    with matplotlib.rc_context({"font.family": list(fonts), "svg.fonttype": "none"}):
         figure = Figure(figsize=(side + 0.9, side), dpi=120, layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(share_LL, cmap="Blues", vmin=0, vmax=1)
@@ -101,7 +128,7 @@ def draw(confusion_LL: NDArray[np.int64], labels: Sequence[str], picture: Path, 
         bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
-        FigureCanvasAgg(figure).print_png(picture)  # type: ignore[no-untyped-call]
+        figure.savefig(picture, bbox_inches="tight", pad_inches=0.15)
 
 
 def _size(count: int) -> float:

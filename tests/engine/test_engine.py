@@ -595,10 +595,15 @@ def test_a_failing_text_leaves_the_others_alone(engine: Engine, caplog: pytest.L
     engine.runner.run = sometimes  # type: ignore[method-assign]
     params = SamplingParams(max_tokens=6)
     good, bad, more = (engine.submit(prompt, params) for prompt in ([1, 2], [1, 13], [3, 4]))
-    with caplog.at_level(logging.CRITICAL):
+    with caplog.at_level(logging.ERROR):
         assert ids_of(list(good)) == recompute(engine.model, [1, 2], params)
         (piece,) = bad
-        assert (piece.finish, piece.error) == ("error", "RuntimeError: unlucky")
+    assert piece.finish == "error"
+    assert str(piece.error) == f"the model failed at this text; the log says why under request {bad.id[:12]}"
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert bad.id[:12] in record.getMessage()
+    assert "unlucky" in str(record.exc_info)
+    with caplog.at_level(logging.CRITICAL):
         assert ids_of(list(more)) == recompute(engine.model, [3, 4], params)
     assert engine.stats().finished == {"length": 2, "error": 1}
 
@@ -612,7 +617,8 @@ def test_after_a_failure_of_the_engine_itself_it_goes_on(engine: Engine, caplog:
     engine.scheduler.schedule = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     with caplog.at_level(logging.CRITICAL):
         (piece,) = engine.submit([1, 2], params)
-        assert (piece.finish, piece.error) == ("error", "ZeroDivisionError: division by zero")
+    assert piece.finish == "error"
+    assert "division" not in str(piece.error)
     assert engine.scheduler.schedule is not schedule
     assert ids_of(list(engine.submit([1, 2], params))) == expected
 

@@ -176,6 +176,11 @@ def test_a_browser_gives_its_key_once(locked: Running) -> None:
     asked = locked.get("/", headers=PAGE)
     assert asked.status_code == 401
     assert 'name="key"' in asked.text
+    assert "This server wants a key." in asked.text
+    chinese = locked.get("/", headers=PAGE | {"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"})
+    assert (chinese.status_code, chinese.headers["vary"]) == (401, "Accept-Language")
+    assert "这台服务器需要密钥。" in chinese.text
+    assert 'lang="zh-CN"' in chinese.text
     assert locked.get("/?key=wrong", headers=PAGE).status_code == 401
     opened = locked.get("/?key=first-key", headers=PAGE)
     assert (opened.status_code, opened.headers["location"]) == (303, "/")

@@ -154,10 +154,15 @@ class Engine:
         Raises:
             UserError: there is no tokenizer, or no such adapter.
         """
-        worn = self._adapter(adapter)
+        worn = self.adapter(adapter)
         return (worn.tokenizer if worn else None) or self.tokenizer
 
-    def _adapter(self, name: str | None) -> Adapter | None:
+    def adapter(self, name: str | None) -> Adapter | None:
+        """An adapter by its name; none for the model itself.
+
+        Raises:
+            UserError: there is none of that name.
+        """
         if name is None:
             return None
         if self._adapters is None:
@@ -189,7 +194,7 @@ class Engine:
             QueueFullError: too many texts wait already.
         """
         self._check(prompt, params)
-        request = Request(self, prompt, params, self._adapter(adapter))
+        request = Request(self, prompt, params, self.adapter(adapter))
         texts = self._texts(request)
         with self._changed:
             self._refuse_if_closed()
@@ -255,7 +260,7 @@ class Engine:
         Raises:
             UserError: as `submit`.
         """
-        worn = self._adapter(adapter)
+        worn = self.adapter(adapter)
         for prompt in prompts:
             self._check(prompt, SamplingParams(max_tokens=0, prompt_logprobs=0))
         return [self._between_steps(partial(self._embedding, prompt, worn)) for prompt in prompts]
@@ -280,7 +285,7 @@ class Engine:
         from tinyseek.engine.inspect import inspect
 
         self._check(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
-        worn = self._adapter(adapter)
+        worn = self.adapter(adapter)
 
         def look() -> Inspection:
             with self._worn(worn):
@@ -325,7 +330,6 @@ class Engine:
                 self._start_anew(error)
                 if not isinstance(error, Exception):  # Ctrl-C is no fault
                     raise
-                _log.exception("a step failed")
             with self._changed:
                 return bool(self.scheduler.running or self.scheduler.waiting or self._inbox or self._calls)
 
@@ -382,8 +386,7 @@ class Engine:
             try:
                 end = self._extend(text, rows)
             except Exception as error:
-                _log.exception("a text failed")
-                end = Ending("error", error=_named(error))
+                end = Ending("error", error=_told(text, error))
             if end is not None:
                 ends[text] = end
         return ends
@@ -481,8 +484,8 @@ class Engine:
             for chunk in chunks:
                 again([chunk])
         else:
-            _log.error("a step failed", exc_info=error)
-            self._end(chunks[0].sequence, "error", error=_named(error))
+            text = chunks[0].sequence
+            self._end(text, "error", error=_told(text, error))
 
     def _start_anew(self, error: BaseException) -> None:
         """After a failure that left who knows what behind: end all that ran or waited, and begin with an empty cache."""
@@ -491,8 +494,11 @@ class Engine:
         self.pool = BlockPool(self.pool.total, self.pool.block_size)
         self.scheduler = self._make_scheduler()
         self.scheduler.preemptions, self.scheduler.reused = preemptions, reused
+        if isinstance(error, Exception):
+            ended = ", ".join(sorted({_number(text) for text in texts}))
+            _log.error("a step failed, and with it the requests %s", ended, exc_info=error)
         for text in texts:
-            self._tell_end(text, "error", error=_named(error))
+            self._tell_end(text, "error", error=_calm(text))
 
     # ---- the thread ----
 
@@ -579,5 +585,16 @@ class Engine:
             )
 
 
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _told(text: Text, error: BaseException) -> str:
+    """Log a fault; returns what whoever asked is told of it."""
+    _log.error("request %s failed", _number(text), exc_info=error)
+    return _calm(text)
+
+
+def _calm(text: Text) -> str:
+    """Nothing of a fault's kind: that is in the log, under the request's number."""
+    return f"the model failed at this text; the log says why under request {_number(text)}"
+
+
+def _number(text: Text) -> str:
+    return text.request.id[:12]

@@ -9,6 +9,7 @@ That number depends on nothing else, so a request draws the same tokens alone, i
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
@@ -32,6 +33,7 @@ __all__ = ["Drawn", "Place", "Sampling", "SamplingParams", "narrow", "sample", "
 NUCLEUS = 128  # likeliest tokens among which top-p is sought first
 PART = 512  # tokens whose probabilities are summed at first
 _WORD = (1 << 64) - 1
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,8 @@ def _edited(logits_RV: Tensor, sequences: Many[Place], errors: dict[int, str]) -
             try:
                 _forbid(logits_V, sequence.matcher)
             except Exception as error:
-                errors[row] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                _log.exception("a constraint failed")
+                errors[row] = str(error) if isinstance(error, UserError) else "the constraint failed; the log says why"
                 logits_V.fill_(-torch.inf)
         if sequence.output < params.min_tokens and sequence.stops:
             longer_V = logits_V.index_fill(0, torch.tensor(list(sequence.stops), device=logits_V.device), -torch.inf)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,9 @@ _TYPES = {
 }
 # JSON leaves them as they are, and some clients take them for the end of a line of the stream (httpx's iter_lines does).
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+
+
+_log = logging.getLogger(__name__)
 
 
 class ApiError(HTTPException):
@@ -74,6 +79,13 @@ class ClientGoneError(ApiError):
 def refused(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """400: the request cannot be served as it is."""
     return ApiError(400, message, param=param, code=code)
+
+
+def fault(error: BaseException, where: str) -> ApiError:
+    """500 for a bug: a number to ask by, under which the log has the story that the client is not told."""
+    number = uuid.uuid4().hex[:12]
+    _log.error("request %s: %s failed", number, where, exc_info=error)
+    return ApiError(500, f"the server failed; its log says why under request {number}")
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -13,7 +13,6 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-import logging
 import math
 import re
 import time
@@ -25,11 +24,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinyseek.serve.errors import ApiError, ClientGoneError
+from tinyseek.serve.errors import ApiError, ClientGoneError, fault
+from tinyseek.serve.language import Language, preferred
 from tinyseek.serve.metrics import Metrics
 from tinyseek.serve.options import LOOPBACK_NAMES, ServeSettings
-
-_log = logging.getLogger(__name__)
 
 COOKIE = "tinyseek_page"
 _API = ("/v1/", "/beta/", "/api/", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json")
@@ -98,18 +96,18 @@ class Guard:
         except asyncio.CancelledError:  # the server stops and waits no longer
             if not status:
                 await ApiError(503, "the server is stopping").response(path)(scope, receive, answer)
-        except Exception:
+        except Exception as error:
             if status:
                 raise
-            _log.exception("%s %s failed", scope["method"], path)
-            await ApiError(500, "the server failed; its log says why").response(path)(scope, receive, answer)
+            await fault(error, f"{scope['method']} {path}").response(path)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", None)
             self._metrics.answered(str(route or "other"), status or 500)
 
     def _refusal(self, error: ApiError, path: str, headers: Headers) -> Response:
         if error.status_code == 401 and not path.startswith(_API) and "text/html" in headers.get("accept", ""):
-            return Response(_ASK, 401, media_type="text/html")
+            page = _key_page(preferred(headers.get("accept-language", "")))
+            return Response(page, 401, {"Vary": "Accept-Language"}, media_type="text/html")
         return error.response(path)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -346,9 +344,16 @@ def _cookie(headers: Mapping[str, str]) -> bytes:
     return cookies[COOKIE].value.encode(errors="replace") if COOKIE in cookies else b""
 
 
-_ASK = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>tinyseek</title>
+_ASK = {"en": ("This server wants a key.", "Open"), "zh": ("这台服务器需要密钥。", "打开")}
+
+
+def _key_page(language: Language) -> str:
+    """Asks for the key, in a page that needs nothing else of the server."""
+    text, button = _ASK[language]
+    return f"""<!doctype html><html lang="{"en" if language == "en" else "zh-CN"}"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>tinyseek</title>
 <body style="font:16px system-ui;max-width:26em;margin:20vh auto;padding:0 1em">
-<p>This server wants a key.</p>
-<form method="get" action="/"><input name="key" type="password" autofocus style="font:inherit;width:70%">
-<button style="font:inherit">Open</button></form>
+<p>{text}</p>
+<form method="get" action="/"><input name="key" type="password" autofocus aria-label="{text}" style="font:inherit;width:70%">
+<button style="font:inherit">{button}</button></form>
 """

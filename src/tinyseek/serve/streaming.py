@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
@@ -18,12 +17,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tinyseek.serve.errors import ApiError, ClientGoneError, as_api_error, to_json
+from tinyseek.serve.errors import ApiError, ClientGoneError, as_api_error, fault, to_json
 from tinyseek.serve.metrics import Metrics
 
 T = TypeVar("T")
 Item = TypeVar("Item", contravariant=True)
-_log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 
@@ -177,10 +175,7 @@ def _told(error: BaseException) -> ApiError:
     """What to tell of it in the stream."""
     if isinstance(error, asyncio.CancelledError):
         return ApiError(503, "the server is stopping")
-    known = as_api_error(error)
-    if known is None:
-        _log.error("an answer broke off", exc_info=error)
-    return known or ApiError(500, "the server failed while it wrote the answer; its log says why")
+    return as_api_error(error) or fault(error, "an answer on its way")
 
 
 async def stream(

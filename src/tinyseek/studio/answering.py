@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,9 +80,10 @@ class Answering:
                 raise
         except UserError as error:
             message.state, message.error = "failed", str(error)
-        except Exception as error:
-            _log.exception("an answer failed")
-            message.state, message.error = "failed", f"{type(error).__name__}: {error}"
+        except Exception:
+            number = uuid.uuid4().hex[:12]
+            _log.exception("answer %s failed", number)
+            message.state, message.error = "failed", f"The server failed; its log says why under {number}."
         self._end(collector)
 
     def _take(self, delta: ChatDelta, collector: Collector) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
-Language = Literal["en", "zh"]
+from tinyseek.serve.language import Language, preferred
+
+__all__ = ["CHINESE", "TRIES", "Language", "Words", "preferred"]
+
 _HAN = re.compile("[\u4e00-\u9fff]")
 
 
@@ -26,20 +28,6 @@ class Words:
         fitting = [("", text) for text in own if bool(_HAN.search(text)) == (self.language == "zh")]
         usual = [("" if fitting else topic, text) for topic, text in TRIES[self.language]]
         return [*fitting, *usual][:4]
-
-
-def preferred(accept_language: str) -> Language:
-    """The better of ours for a browser's Accept-Language."""
-    ranked = []
-    for number, entry in enumerate(accept_language[:500].split(",")):
-        name, _, quality = entry.strip().partition(";q=")
-        try:
-            weight = float(quality) if quality else 1.0
-        except ValueError:
-            continue
-        if name[:2].lower() in ("en", "zh"):
-            ranked.append((-weight, number, name[:2].lower()))
-    return "zh" if ranked and min(ranked)[2] == "zh" else "en"
 
 
 TRIES: dict[Language, list[tuple[str, str]]] = {
@@ -125,6 +113,8 @@ CHINESE = {
     # settings
     "How the model answers in this conversation. New ones begin with the same.": "模型在本对话中如何回答。新对话沿用同样的设置。",
     "System prompt": "系统提示词",
+    "Model": "模型",
+    "who answers": "由谁来回答",
     "Thinking": "思考",
     "Temperature": "温度",
     "Top-p": "Top-p",

@@ -33,7 +33,8 @@ class FakeEngine:
         self.fails: str | None = None
         self._writing: list[dict[str, Any]] = []
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+    def submit(self, prompt: Sequence[int], params: SamplingParams, adapter: None = None) -> Request:
+        assert adapter is None
         request = Request(self, prompt, params)  # type: ignore[arg-type]
         for index in range(params.n):
             matcher = Matcher(params.constraint, self.tokenizer) if params.constraint else None

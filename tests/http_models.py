@@ -86,11 +86,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(chat: LocalChat, routes: Sequence[tuple[str, Any]] = (), **settings: Any) -> Iterator[Running]:
-    """A server on a free port; `routes` are web sockets to add."""
+def running(
+    chat: LocalChat, routes: Sequence[tuple[str, Any]] = (), beside: Sequence[LocalChat] = (), **settings: Any
+) -> Iterator[Running]:
+    """A server on a free port; `routes` are web sockets to add, `beside` further models."""
     chosen = ServeSettings(port=0, **{"name": "tiny", **settings})
     bound = listen(chosen)
-    app = make_app(chat, chosen)
+    app = make_app(chat, chosen, beside)
     for path, answer in routes:
         app.add_api_websocket_route(path, answer)
     server = make_server(app, chosen)

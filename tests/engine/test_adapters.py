@@ -101,18 +101,18 @@ def assert_likeliest(model: CausalLM, prompt: list[int], output: list[int]) -> i
     return int((behind > 0).sum())
 
 
-def test_mixed_batches_equal_each_merged_model(world: World) -> None:
+def test_mixed_batches_equal_each_merged_model(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Random mixes: prompts that begin alike with every adapter, little room, small budgets, guesses, both ways to run."""
     start = random.randrange(1 << 30)
     ties = count = preempted = reused = accepted = 0
     for seed in range(start, start + MIXES):
         print(f"seed {seed}")
         rng = random.Random(seed)
-        tight = rng.random() < 0.5
+        tight = seed % 2 == 0
         sequences = rng.choice([4, 8, 32])
         engine = world.engine(
-            block_size=rng.choice([2, 3, 4, 8]),
-            cache_tokens=rng.choice([50, 64] if tight else [200, 1000]),
+            block_size=rng.choice([2, 3] if tight else [3, 4, 8]),
+            cache_tokens=48 if tight else rng.choice([200, 1000]),
             max_sequences=sequences,
             max_batch_tokens=sequences + rng.choice([1, 10, 40, 500]),
             speculate=rng.choice(["none", "lookup", "mtp" if world.model.mtp else "lookup"]),
@@ -124,10 +124,10 @@ def test_mixed_batches_equal_each_merged_model(world: World) -> None:
         asked = []
         while len(asked) < 10 or engine.step():
             if len(asked) < 10 and rng.random() < 0.6:
-                length = rng.randrange(0, 30 if tight else 60)
+                length = rng.randrange(0, 8 if tight else 60)
                 prompt = begin[: rng.randrange(1, 25)] + [rng.randrange(97) for _ in range(length)]
                 prompt = prompt[: engine.context - 1]
-                params = SamplingParams(rng.randrange(1, 14), n=rng.choice([1, 1, 2]))
+                params = SamplingParams(rng.randrange(1, 20 if tight else 10), n=rng.choice([1, 1, 2]))
                 name = rng.choice(world.names)
                 asked.append((name, prompt, engine.submit(prompt, params, name)))
         for name, prompt, request in asked:
@@ -143,6 +143,7 @@ def test_mixed_batches_equal_each_merged_model(world: World) -> None:
         preempted, reused = preempted + stats.preemptions, reused + stats.cached_tokens
         accepted += stats.accepted
     print(f"{count} tokens, {ties} ties, {preempted} preemptions, {reused} tokens reused, {accepted} guesses right")
+    assert not caplog.records  # a step that failed would have been done again, text by text
     assert ties * 500 <= count
     assert preempted > 0
     assert reused > 0

@@ -14,12 +14,14 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from adapted_models import make_adapter
 
 import tinyseek
 from tinyseek.engine.options import EngineSettings
 from tinyseek.errors import UserError
 from tinyseek.llm.base import ChatModel, ChatOptions, ContextError, gather
 from tinyseek.llm.local import LocalChat
+from tinyseek.llm.open import open_with_adapters
 from tinyseek.model.presets import from_preset
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
@@ -75,6 +77,47 @@ def test_a_run_s_folder_opens_and_is_named(folder: Path) -> None:
             ChatModel.open(where)
     with pytest.raises(UserError, match="only a server"):
         ChatModel.open(folder, model="x")
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that compile nothing before they are asked."""
+    monkeypatch.setattr("tinyseek.engine.runner.Runner.warm", lambda _: None)
+
+
+def test_an_adapter_opens_beside_its_base(folder: Path, tmp_path: Path, cold: None) -> None:
+    poet, coder = (make_adapter(folder, tmp_path / name, 1) for name in ("poet", "coder"))
+    for where, others, name, expected in (
+        (folder, {}, None, [("sft", None)]),
+        (folder, {"poet": poet, "x": coder}, "base", [("base", None), ("poet", "poet"), ("x", "x")]),
+        (poet, {"coder": coder}, None, [("poet", "poet"), ("sft", None), ("coder", "coder")]),
+        (poet, {}, "me", [("me", "me"), ("sft", None)]),
+    ):
+        chats = open_with_adapters(str(where), {own: str(place) for own, place in others.items()}, None, name)
+        chats[0].close()
+        assert [(chat.name, chat.adapter) for chat in chats] == expected
+        assert len({id(chat.engine) for chat in chats}) == 1
+    for where, others, name, message in (
+        (folder, {"x": folder}, None, "adapters.x: .* is a model, no adapter"),
+        (folder, {"sft": poet}, None, 'adapters.sft: "sft" is the name of'),
+        (poet, {"poet": coder}, None, 'adapters.poet: "poet" is the name of'),
+        (poet, {}, "sft", '"sft" is the name of both'),
+        (folder, {"x": tmp_path / "nowhere"}, None, "no such folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_with_adapters(str(where), {own: str(place) for own, place in others.items()}, None, name)
+
+
+def test_an_adapter_that_cannot_share_its_base_is_opened_merged(folder: Path, tmp_path: Path, cold: None) -> None:
+    long = make_adapter(folder, tmp_path / "long", 1, targets=["o_proj"], dora=True)
+    told: list[str] = []
+    (chat,) = open_with_adapters(str(long), {}, say=told.append)
+    chat.close()
+    assert (chat.name, chat.adapter) == ("long", None)
+    assert "DoRA" in told[0]
+    assert "served merged with its base, alone" in told[0]
+    with pytest.raises(UserError, match=r'adapter "long": .*DoRA.*tinyseek merge'):
+        open_with_adapters(str(folder), {"long": str(long)})
 
 
 def test_several_answers_of_random_weights_keep_to_their_forms(chat: LocalChat) -> None:

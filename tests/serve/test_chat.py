@@ -197,6 +197,62 @@ def test_a_required_tool_is_called_with_arguments_that_fit(client: openai.OpenAI
         assert len(told["ids"]) == 1
 
 
+BRIEF = {"max_tokens": 200, "reasoning_effort": "none"}
+OLD = {"functions": [WEATHER["function"]], "function_call": {"name": "weather"}, **BRIEF}
+
+
+def test_functions_of_the_old_api_are_called_and_told_in_the_old_way(tiny: Running) -> None:
+    named = {"type": "function", "function": {"name": "weather"}}
+    new = ask(tiny, tools=[WEATHER], tool_choice=named, parallel_tool_calls=False, **BRIEF).json()
+    call = new["choices"][0]["message"]["tool_calls"][0]["function"]
+    choice = ask(tiny, **OLD).json()["choices"][0]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == call
+    assert "tool_calls" not in choice["message"]
+    chunks = [chunk["choices"][0] for chunk in events(ask(tiny, **OLD, stream=True).text)]
+    pieces = [chunk["delta"]["function_call"] for chunk in chunks if "function_call" in chunk["delta"]]
+    assert [piece.get("name") for piece in pieces] == ["weather", *[None] * (len(pieces) - 1)]
+    assert "".join(piece["arguments"] for piece in pieces) == call["arguments"]
+    assert chunks[-1]["finish_reason"] == "function_call"
+    free = ask(tiny, functions=[WEATHER["function"]], function_call="none").json()["choices"][0]
+    assert "function_call" not in free["message"]
+
+
+def test_a_conversation_in_the_old_form_goes_on(tiny: Running) -> None:
+    """The same tokens as with tools."""
+    call = {"name": "weather", "arguments": '{"city": "Oslo", "days": 1}'}
+    old = [
+        *HELLO,
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "weather", "content": "cold"},
+    ]
+    new = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": call}]},
+        {"role": "tool", "tool_call_id": "a", "content": "cold"},
+    ]
+    first, second = (tiny.post("/tokenize", {"messages": messages}).json()["tokens"] for messages in (old, new))
+    assert first == second
+    assert ask(tiny, messages=old, functions=[WEATHER["function"]]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"functions": [WEATHER["function"]], "tools": [WEATHER]}, "functions"),
+        ({"function_call": "auto"}, "function_call"),
+        ({**OLD, "function_call": "required"}, "function_call"),
+        ({**OLD, "function_call": {"name": "wether"}}, "tool_choice"),
+        ({"messages": [*HELLO, {"role": "function", "content": "cold"}]}, "messages[1].name"),
+        ({"messages": [*HELLO, {"role": "function", "name": "weather", "content": "cold"}]}, "messages[1]"),
+    ],
+)
+def test_what_is_wrong_in_the_old_form_is_named(tiny: Running, changes: dict[str, Any], param: str) -> None:
+    answer = ask(tiny, **changes)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
 def test_no_tool_is_called_if_none_is_wanted(tiny: Running) -> None:
     message = ask(tiny, tools=[WEATHER], tool_choice="none", max_tokens=30).json()["choices"][0]["message"]
     assert "tool_calls" not in message

@@ -48,13 +48,13 @@ def serve(arguments: list[str]) -> int:
     from tinyseek.serve.server import address_of, listen
 
     with listen(settings) as bound:  # before the model is loaded, which takes longer than to find the port taken
-        chat = _load(chosen.model, settings)
+        chats = _load(chosen.model, settings)
         from tinyseek.serve import server
         from tinyseek.serve.app import make_app
 
-        app = make_app(chat, settings)
-        page = settings.page and _mount_page(app, chosen.model, chat, settings)
-        _tell(chat, settings, address_of(bound), page)
+        app = make_app(chats[0], settings, chats[1:])
+        page = settings.page and _mount_page(app, chosen.model, chats, settings)
+        _tell(chats, settings, address_of(bound), page)
         if page and settings.browser:  # the socket listens already: what asks too early waits
             threading.Thread(target=webbrowser.open, args=[address_of(bound)], daemon=True).start()
         server.serve(app, settings, bound)
@@ -62,21 +62,18 @@ def serve(arguments: list[str]) -> int:
     return 0
 
 
-def _load(where: str, settings: CommandSettings) -> LocalChat:
-    from tinyseek.llm.base import ChatModel
-    from tinyseek.llm.local import LocalChat
-    from tinyseek.llm.open import is_remote
+def _load(where: str, settings: CommandSettings) -> list[LocalChat]:
+    from tinyseek.llm.open import is_remote, open_with_adapters
 
     if is_remote(where):
         raise UserError(f"{where}: is served already; only a model on this disk can be served here")
-    chat = ChatModel.open(where, engine=settings)
-    assert isinstance(chat, LocalChat)
-    return chat
+    return open_with_adapters(where, settings.adapters, settings, settings.name, say)
 
 
-def _mount_page(app: object, where: str, chat: LocalChat, settings: CommandSettings) -> bool:
-    """Put the chat page at /. False where what it needs is not installed, or the model was not taught to chat."""
-    if chat.tokenizer.chat_template is None:
+def _mount_page(app: object, where: str, chats: list[LocalChat], settings: CommandSettings) -> bool:
+    """Put the chat page at /. False where what it needs is not installed, or no model was taught to chat."""
+    talking = [chat for chat in chats if chat.tokenizer.chat_template is not None]
+    if not talking:
         return False
     if importlib.util.find_spec("nicegui") is None:
         say("(no chat page: install nicegui, or tinyseek[serve])")
@@ -91,18 +88,22 @@ def _mount_page(app: object, where: str, chat: LocalChat, settings: CommandSetti
     studio = settings.studio
     if not studio.examples:
         studio = studio.model_copy(update={"examples": examples(find_model(where))})
-    mount(app, chat, studio)
+    mount(app, talking[0], studio, talking[1:])
     return True
 
 
-def _tell(chat: LocalChat, settings: CommandSettings, address: str, page: bool) -> None:
+def _tell(chats: list[LocalChat], settings: CommandSettings, address: str, page: bool) -> None:
     """What is served where, and a line to try."""
     from tinyseek.model.counts import count
     from tinyseek.terminal import amount
 
-    name = settings.name or chat.name
-    size = amount(count(chat.engine.model.config).total)
-    print(f"{name}: {size} parameters, context {chat.engine.context:,} tokens")
+    chat, engine = chats[0], chats[0].engine
+    name, size = settings.name or chat.name, amount(count(engine.model.config).total)
+    base = next(one for one in chats if one.adapter is None)
+    print(f"{name if chat is base else base.name}: {size} parameters, context {engine.context:,} tokens")
+    for one in chats:
+        if (adapter := engine.adapter(one.adapter)) is not None:
+            print(f"  + {one.name}: an adapter, {adapter.nbytes / 1e6:.1f} MB")
     if page:
         print(f"  chat page   {address}/")
     print(f"  OpenAI API  {address}/v1")

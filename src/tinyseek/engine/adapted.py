@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from tinyseek.engine.adapters import Adapter, Adapters
-from tinyseek.engine.compiled import CompiledModel
 from tinyseek.engine.quantize import threads
-from tinyseek.engine.runner import Batch, CompiledForward, Forward, TorchForward, make_batch
+from tinyseek.engine.runner import CompiledForward, Forward, TorchForward, make_batch
 from tinyseek.engine.sequence import Chunk
 
 ATTENTION = {
@@ -41,7 +40,7 @@ class AdaptedForward:
         plain = forward.plain if isinstance(forward, CompiledForward) else forward
         assert isinstance(plain, TorchForward)
         self._plain = plain
-        self._loops = AdaptedModel(forward.model, adapters) if isinstance(forward, CompiledForward) else None
+        self._loops = AdaptedModel(forward, adapters) if isinstance(forward, CompiledForward) else None
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """See `runner.Forward`."""
@@ -51,9 +50,8 @@ class AdaptedForward:
         hidden: dict[int, Tensor] = {}
         if few and self._compiled and self._loops:
             some = [chunks[row] for row in few]
-            batch = make_batch(some, self._compiled.size)
-            out_ND = self._loops.forward(batch, some)
-            hidden |= dict(zip(few, out_ND.split([chunk.count for chunk in some]), strict=True))
+            out = self._loops.forward(some) if any(map(adapter_of, some)) else self._compiled(some)
+            hidden |= dict(zip(few, out, strict=True))
         by_adapter: dict[Adapter | None, list[int]] = {}
         for row, chunk in enumerate(chunks):
             if chunk.count > most:
@@ -72,16 +70,17 @@ class AdaptedForward:
 class AdaptedModel:
     """`CompiledModel` with its weights, and adapters beside them."""
 
-    def __init__(self, compiled: CompiledModel, adapters: Adapters) -> None:
+    def __init__(self, forward: CompiledForward, adapters: Adapters) -> None:
         from tinyseek.engine import adapted_loops  # numba is an extra
 
         self._loops: Any = adapted_loops
-        self._compiled, self._adapters = compiled, adapters
-        self._lows = [self._lows_of(first, stores[0].shape[0]) for first, _, _, stores in compiled._runs]
+        self._compiled, self._size, self._adapters = forward.model, forward.size, adapters
+        self._lows = [self._lows_of(first, stores[0].shape[0]) for first, _, _, stores in self._compiled._runs]
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, chunks: Sequence[Chunk]) -> Tensor:
-        """Hidden states after the last norm, float32 [N, D]; see `CompiledModel.forward`. Chunks of one adapter are neighbours."""
+    def forward(self, chunks: Sequence[Chunk]) -> Sequence[Tensor]:
+        """See `runner.Forward`. Chunks of one adapter are neighbours, and one at least has an adapter."""
+        batch = make_batch(chunks, self._size)
         number_N = np.full(len(batch.tokens_N), -1, dtype=np.int64)
         groups: list[list[int]] = []
         at = 0
@@ -95,7 +94,9 @@ class AdaptedModel:
                     groups.append([adapter.number, at, at + chunk.count])
             at += chunk.count
         where = (batch.positions_N, batch.slots_N, batch.row_of_N, batch.tables_RB)
-        return self._run(batch.tokens_N, where, (np.array(groups, dtype=np.int64), number_N))
+        out_ND = self._run(batch.tokens_N, where, (np.array(groups, dtype=np.int64), number_N))
+        parts: Sequence[Tensor] = out_ND.split([chunk.count for chunk in chunks])
+        return parts
 
     def warm(self) -> None:
         """See `AdaptedForward.warm`. Writes to the cache's first slot."""

@@ -143,131 +143,139 @@ def low_at(low: Low, layer: int) -> Low:
     return low[0], low[1], low[2][layer]
 
 
+@compiled
+def nothing(low: Low) -> Low:
+    """A change by nothing, of the same types."""
+    return low[0][:0], low[1][:0], np.zeros_like(low[2])
+
+
+@compiled
+def add_one(threads: int, groups: Groups, x_NQ: Array, low: Low, out_NP: Array) -> None:
+    """`add_low` for one matrix."""
+    add_low(threads, groups, x_NQ, low, out_NP, nothing(low), out_NP, nothing(low), out_NP)
+
+
 # ---- attention -------------------------------------------------------------------------------------------------------------------
 
 
-@compiled
-def grouped_attention(
+def attend(
     threads: int,
     x_ND: Array,
-    norm_D: Array,
+    layer: int,
     eps: float,
-    query: Weight,
-    key: Weight,
-    value: Weight,
-    output: Weight,
-    query_bias: Array,
-    key_bias: Array,
-    value_bias: Array,
-    output_bias: Array,
-    cos: Array,
-    sin: Array,
-    scale: float,
-    window: int,
-    keys_SGK: Array,
-    values_SGK: Array,
-    size: int,
-    positions_N: Array,
-    slots_N: Array,
-    rows_N: Array,
-    tables_RB: Array,
-    groups: Groups,
-    query_low: Low,
-    key_low: Low,
-    value_low: Low,
-    output_low: Low,
+    weights: Any,
+    shared: Any,
+    stores: Any,
+    where: Any,
+    groups: Any,
+    lows: Any,
+) -> None:
+    """A layer's attention, of the kind that the weights are of; arguments as in loops.py, and the adapters' changes."""
+    raise NotImplementedError  # numba takes `_attend_of`
+
+
+@overload(attend, jit_options={"nogil": True})
+def _attend_of(
+    threads: Any,
+    x_ND: Any,
+    layer: Any,
+    eps: Any,
+    weights: Any,
+    shared: Any,
+    stores: Any,
+    where: Any,
+    groups: Any,
+    lows: Any,
+) -> Any:
+    return _latent if len(weights.types) == LATENT else _grouped
+
+
+def _grouped(
+    threads: Any,
+    x_ND: Any,
+    layer: Any,
+    eps: Any,
+    weights: Any,
+    shared: Any,
+    stores: Any,
+    where: Any,
+    groups: Any,
+    lows: Any,
 ) -> None:
     """loops.grouped_attention, changed."""
-    heads_groups, width, rows = keys_SGK.shape[1], keys_SGK.shape[2], x_ND.shape[0]
-    normed_ND = rms_norms(x_ND, norm_D, eps)
-    query_NQ = np.empty((rows, query[0].shape[0]), np.float32)
-    key_NJ, value_NJ = np.empty((rows, key[0].shape[0]), np.float32), np.empty((rows, value[0].shape[0]), np.float32)
-    product(threads, query, normed_ND, False, query_NQ)
-    product(threads, key, normed_ND, False, key_NJ)
-    product(threads, value, normed_ND, False, value_NJ)
+    norm_LD, query, key, value, output, query_bias, key_bias, value_bias, output_bias, windows_L, _ = weights
+    cos, sin, scale, size = shared
+    positions_N, slots_N, rows_N, tables_RB = where
+    keys_SGK, values_SGK = stores[0][layer], stores[1][layer]
+    width, rows = keys_SGK.shape[2], x_ND.shape[0]
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
+    query_NQ = np.empty((rows, query[0].shape[1]), np.float32)
+    key_NJ, value_NJ = np.empty((rows, key[0].shape[1]), np.float32), np.empty((rows, value[0].shape[1]), np.float32)
+    product(threads, at(query, layer), normed_ND, False, query_NQ)
+    product(threads, at(key, layer), normed_ND, False, key_NJ)
+    product(threads, at(value, layer), normed_ND, False, value_NJ)
+    query_low, key_low, value_low = low_at(lows[0], layer), low_at(lows[1], layer), low_at(lows[2], layer)
     add_low(threads, groups, normed_ND, query_low, query_NQ, key_low, key_NJ, value_low, value_NJ)
-    _add_bias(query_bias, query_NQ)
-    _add_bias(key_bias, key_NJ)
-    _add_bias(value_bias, value_NJ)
+    _add_bias(query_bias[layer], query_NQ)
+    _add_bias(key_bias[layer], key_NJ)
+    _add_bias(value_bias[layer], value_NJ)
     for n in range(rows):
         slot, position = slots_N[n], positions_N[n]
-        for group in range(heads_groups):
+        for group in range(keys_SGK.shape[1]):
             first, last = group * width, (group + 1) * width
             rotate(key_NJ[n, first:last], cos[position], sin[position], False, keys_SGK[slot, group])
             values_SGK[slot, group] = value_NJ[n, first:last]
-    out_NQ = np.zeros_like(query_NQ)
+    out_NQ, window = np.zeros_like(query_NQ), windows_L[layer]
     _attend(query_NQ, cos, sin, scale, window, keys_SGK, values_SGK, size, positions_N, rows_N, tables_RB, out_NQ)
-    product(threads, output, out_NQ, True, x_ND)
-    add_rows_of_one(threads, groups, out_NQ, output_low, x_ND)
-    _add_bias(output_bias, x_ND)
+    product(threads, at(output, layer), out_NQ, True, x_ND)
+    add_one(threads, groups, out_NQ, low_at(lows[3], layer), x_ND)
+    _add_bias(output_bias[layer], x_ND)
 
 
-@compiled
-def add_rows_of_one(threads: int, groups: Groups, x_NQ: Array, low: Low, out_NP: Array) -> None:
-    """`add_low` for one matrix."""
-    none = (low[0][:0], low[1][:0], np.zeros_like(low[2]))
-    add_low(threads, groups, x_NQ, low, out_NP, none, out_NP, none, out_NP)
-
-
-@compiled
-def latent_attention(
-    threads: int,
-    x_ND: Array,
-    norm_D: Array,
-    eps: float,
-    low_query: Weight,
-    query_norm: Array,
-    query: Weight,
-    kv_a: Weight,
-    kv_norm_C: Array,
-    kv_b: Array,
-    output: Weight,
-    sizes: tuple[int, int, int],
-    cos: Array,
-    sin: Array,
-    interleaved: bool,
-    scale: float,
-    latents_SC: Array,
-    rotaries_SR: Array,
-    size: int,
-    positions_N: Array,
-    slots_N: Array,
-    rows_N: Array,
-    tables_RB: Array,
-    groups: Groups,
-    query_a_low: Low,
-    query_low: Low,
-    kv_a_low: Low,
-    kv_b_low: Low,
-    output_low: Low,
+def _latent(
+    threads: Any,
+    x_ND: Any,
+    layer: Any,
+    eps: Any,
+    weights: Any,
+    shared: Any,
+    stores: Any,
+    where: Any,
+    groups: Any,
+    lows: Any,
 ) -> None:
     """loops.latent_attention, changed."""
+    norm_LD, low_query, query_norm, query, kv_a, kv_norm_LC, kv_b, output, sizes, interleaved = weights
+    cos, sin, scale, size = shared
+    positions_N, slots_N, rows_N, tables_RB = where
+    latents_SC, rotaries_SR = stores[0][layer], stores[1][layer]
     heads, nope, value = sizes
     latent, rope, rows = latents_SC.shape[1], rotaries_SR.shape[1], x_ND.shape[0]
-    normed_ND = rms_norms(x_ND, norm_D, eps)
+    query_a_low, query_low, kv_a_low = low_at(lows[0], layer), low_at(lows[1], layer), low_at(lows[2], layer)
+    none = nothing(kv_a_low)
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
     query_NQ = np.empty((rows, heads * (nope + rope)), np.float32)
     compressed_NJ = np.empty((rows, latent + rope), np.float32)
-    product(threads, kv_a, normed_ND, False, compressed_NJ)
-    none = (kv_a_low[0][:0], kv_a_low[1][:0], np.zeros_like(kv_a_low[2]))
-    if query_norm.shape[0] > 0:
-        low_NL = np.empty((rows, query_norm.shape[0]), np.float32)
-        product(threads, low_query, normed_ND, False, low_NL)
+    product(threads, at(kv_a, layer), normed_ND, False, compressed_NJ)
+    if query_norm.shape[1] > 0:
+        low_NL = np.empty((rows, query_norm.shape[1]), np.float32)
+        product(threads, at(low_query, layer), normed_ND, False, low_NL)
         add_low(threads, groups, normed_ND, query_a_low, low_NL, kv_a_low, compressed_NJ, none, low_NL)
-        low_normed_NL = rms_norms(low_NL, query_norm, 1e-6)
-        product(threads, query, low_normed_NL, False, query_NQ)
-        add_rows_of_one(threads, groups, low_normed_NL, query_low, query_NQ)
+        low_normed_NL = rms_norms(low_NL, query_norm[layer], 1e-6)
+        product(threads, at(query, layer), low_normed_NL, False, query_NQ)
+        add_one(threads, groups, low_normed_NL, query_low, query_NQ)
     else:
-        product(threads, query, normed_ND, False, query_NQ)
+        product(threads, at(query, layer), normed_ND, False, query_NQ)
         add_low(threads, groups, normed_ND, query_low, query_NQ, kv_a_low, compressed_NJ, none, query_NQ)
     for n in range(rows):
         slot, position = slots_N[n], positions_N[n]
-        rms_norm(compressed_NJ[n, :latent], kv_norm_C, 1e-6, latents_SC[slot])
+        rms_norm(compressed_NJ[n, :latent], kv_norm_LC[layer], 1e-6, latents_SC[slot])
         rotate(compressed_NJ[n, latent:], cos[position], sin[position], interleaved, rotaries_SR[slot])
     out_NV = np.empty((rows, heads * value), np.float32)
     _attend_to_latents(
         query_NQ,
-        kv_b,
-        kv_b_low,
+        kv_b[layer],
+        low_at(lows[3], layer),
         groups,
         sizes,
         cos,
@@ -282,8 +290,8 @@ def latent_attention(
         tables_RB,
         out_NV,
     )
-    product(threads, output, out_NV, True, x_ND)
-    add_rows_of_one(threads, groups, out_NV, output_low, x_ND)
+    product(threads, at(output, layer), out_NV, True, x_ND)
+    add_one(threads, groups, out_NV, low_at(lows[4], layer), x_ND)
 
 
 @parallel
@@ -358,92 +366,70 @@ def _attend_to_latents(
 # ---- MLPs ------------------------------------------------------------------------------------------------------------------------
 
 
-@compiled
-def dense_mlp(
-    threads: int,
-    x_ND: Array,
-    norm_D: Array,
-    eps: float,
-    gate: Weight,
-    up: Weight,
-    down: Weight,
-    groups: Groups,
-    gate_low: Low,
-    up_low: Low,
-    down_low: Low,
-) -> None:
+def transform(threads: int, x_ND: Array, layer: int, eps: float, weights: Any, groups: Any, lows: Any) -> None:
+    """A layer's MLP, dense or a mixture."""
+    raise NotImplementedError  # numba takes `_transform_of`
+
+
+@overload(transform, jit_options={"nogil": True})
+def _transform_of(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> Any:
+    return _dense if len(weights.types) == DENSE else _mixed
+
+
+def _dense(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> None:
     """loops.dense_mlp, changed."""
-    normed_ND = rms_norms(x_ND, norm_D, eps)
-    gate_NI = np.empty((x_ND.shape[0], gate[0].shape[0]), np.float32)
+    norm_LD, gate, up, down = weights
+    gate_low, up_low = low_at(lows[0], layer), low_at(lows[1], layer)
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
+    gate_NI = np.empty((x_ND.shape[0], gate[0].shape[1]), np.float32)
     up_NI = np.empty_like(gate_NI)
-    product(threads, gate, normed_ND, False, gate_NI)
-    product(threads, up, normed_ND, False, up_NI)
-    none = (gate_low[0][:0], gate_low[1][:0], np.zeros_like(gate_low[2]))
-    add_low(threads, groups, normed_ND, gate_low, gate_NI, up_low, up_NI, none, up_NI)
+    product(threads, at(gate, layer), normed_ND, False, gate_NI)
+    product(threads, at(up, layer), normed_ND, False, up_NI)
+    add_low(threads, groups, normed_ND, gate_low, gate_NI, up_low, up_NI, nothing(up_low), up_NI)
     for n in range(x_ND.shape[0]):
         swiglu(gate_NI[n], up_NI[n], gate_NI[n])
-    product(threads, down, gate_NI, True, x_ND)
-    add_rows_of_one(threads, groups, gate_NI, down_low, x_ND)
+    product(threads, at(down, layer), gate_NI, True, x_ND)
+    add_one(threads, groups, gate_NI, low_at(lows[2], layer), x_ND)
 
 
-@compiled
-def mixture(
-    threads: int,
-    x_ND: Array,
-    norm_D: Array,
-    eps: float,
-    router: Weight,
-    bias_E: Array,
-    gate_up: Weight,
-    down: Weight,
-    shared_gate: Weight,
-    shared_up: Weight,
-    shared_down: Weight,
-    routing: tuple[int, int, int, bool, bool, bool],
-    scaling: float,
-    groups: Groups,
-    router_low: Low,
-    gate_up_low: Low,
-    down_low: Low,
-    shared_gate_low: Low,
-    shared_up_low: Low,
-    shared_down_low: Low,
-) -> None:
+def _mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> None:
     """loops.mixture, changed."""
+    norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
     rows, width = x_ND.shape
-    normed_ND = rms_norms(x_ND, norm_D, eps)
-    scores_NE = np.empty((rows, bias_E.shape[0]), np.float32)
-    gate_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
+    scores_NE = np.empty((rows, bias_LE.shape[1]), np.float32)
+    gate_NI = np.empty((rows, shared_gate[0].shape[1]), np.float32)
     up_NI = np.empty_like(gate_NI)
-    product(threads, router, normed_ND, False, scores_NE)
+    product(threads, at(router, layer), normed_ND, False, scores_NE)
     if gate_NI.shape[1] > 0:
-        product(threads, shared_gate, normed_ND, False, gate_NI)
-        product(threads, shared_up, normed_ND, False, up_NI)
-    add_low(threads, groups, normed_ND, router_low, scores_NE, shared_gate_low, gate_NI, shared_up_low, up_NI)
-    chosen_NA, weights_NA = choose_experts(scores_NE, bias_E, routing, scaling)
-    starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_E.shape[0])
+        product(threads, at(shared_gate, layer), normed_ND, False, gate_NI)
+        product(threads, at(shared_up, layer), normed_ND, False, up_NI)
+    router_low, gate_low, up_low = low_at(lows[0], layer), low_at(lows[3], layer), low_at(lows[4], layer)
+    add_low(threads, groups, normed_ND, router_low, scores_NE, gate_low, gate_NI, up_low, up_NI)
+    chosen_NA, weights_NA = choose_experts(scores_NE, bias_LE[layer], routing, scaling)
+    starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_LE.shape[1])
     x_MD = np.empty((visitor_M.shape[0], width), np.float32)
     for m in range(visitor_M.shape[0]):
         x_MD[m] = normed_ND[visitor_M[m]]
-    inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[1] // 2), np.float32)
-    if gate_up_low[0].shape[0] > 0:
-        change_MJ = np.zeros((visitor_M.shape[0], gate_up[0].shape[1]), np.float32)
-        add_visits(threads, gate_up_low, groups, starts_E, visitor_M, x_MD, change_MJ)
-        changed_visits_in(threads, gate_up, starts_E, x_MD, weight_M, change_MJ, inner_MI)
+    inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[2] // 2), np.float32)
+    if lows[1][0].shape[0] > 0:
+        change_MJ = np.zeros((visitor_M.shape[0], gate_up[0].shape[2]), np.float32)
+        add_visits(threads, low_at(lows[1], layer), groups, starts_E, visitor_M, x_MD, change_MJ)
+        changed_visits_in(threads, at(gate_up, layer), starts_E, x_MD, weight_M, change_MJ, inner_MI)
     else:
-        visits_in(threads, gate_up, starts_E, x_MD, weight_M, inner_MI)
-    visits_out(threads, down, starts_E, inner_MI, visitor_M, x_ND)
-    if down_low[0].shape[0] > 0:
+        visits_in(threads, at(gate_up, layer), starts_E, x_MD, weight_M, inner_MI)
+    visits_out(threads, at(down, layer), starts_E, inner_MI, visitor_M, x_ND)
+    if lows[2][0].shape[0] > 0:
         change_MD = np.zeros_like(x_MD)
-        add_visits(threads, down_low, groups, starts_E, visitor_M, inner_MI, change_MD)
+        add_visits(threads, low_at(lows[2], layer), groups, starts_E, visitor_M, inner_MI, change_MD)
         for m in range(visitor_M.shape[0]):
             for d in range(width):
                 x_ND[visitor_M[m], d] += change_MD[m, d]
     if gate_NI.shape[1] > 0:
         for n in range(rows):
             swiglu(gate_NI[n], up_NI[n], gate_NI[n])
-        product(threads, shared_down, gate_NI, True, x_ND)
-        add_rows_of_one(threads, groups, gate_NI, shared_down_low, x_ND)
+        product(threads, at(shared_down, layer), gate_NI, True, x_ND)
+        add_one(threads, groups, gate_NI, low_at(lows[5], layer), x_ND)
 
 
 @parallel
@@ -474,185 +460,6 @@ def changed_visits_in(
                 swiglu(gate_M, up_M, gate_M)
                 for m in range(count):
                     inner_MI[start + m, p] = gate_M[m] * weight_M[start + m]
-
-
-# ---- all layers in one call ------------------------------------------------------------------------------------------------------
-
-
-def attend(
-    threads: int,
-    x_ND: Array,
-    layer: int,
-    eps: float,
-    weights: Any,
-    shared: Any,
-    stores: Any,
-    where: Any,
-    groups: Groups,
-    lows: Any,
-) -> None:
-    """A layer's attention, of the kind that the weights are of."""
-    raise NotImplementedError  # numba takes `_attend_of`
-
-
-@overload(attend, jit_options={"nogil": True})
-def _attend_of(
-    threads: Any,
-    x_ND: Any,
-    layer: Any,
-    eps: Any,
-    weights: Any,
-    shared: Any,
-    stores: Any,
-    where: Any,
-    groups: Any,
-    lows: Any,
-) -> Any:
-    def latent(
-        threads: Any,
-        x_ND: Any,
-        layer: Any,
-        eps: Any,
-        weights: Any,
-        shared: Any,
-        stores: Any,
-        where: Any,
-        groups: Any,
-        lows: Any,
-    ) -> None:
-        norm_LD, low_query, query_norm, query, kv_a, kv_norm_LC, kv_b, output, sizes, interleaved = weights
-        cos, sin, scale, size = shared
-        positions_N, slots_N, rows_N, tables_RB = where
-        latent_attention(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(low_query, layer),
-            query_norm[layer],
-            at(query, layer),
-            at(kv_a, layer),
-            kv_norm_LC[layer],
-            kv_b[layer],
-            at(output, layer),
-            sizes,
-            cos,
-            sin,
-            interleaved,
-            scale,
-            stores[0][layer],
-            stores[1][layer],
-            size,
-            positions_N,
-            slots_N,
-            rows_N,
-            tables_RB,
-            groups,
-            low_at(lows[0], layer),
-            low_at(lows[1], layer),
-            low_at(lows[2], layer),
-            low_at(lows[3], layer),
-            low_at(lows[4], layer),
-        )
-
-    def grouped(
-        threads: Any,
-        x_ND: Any,
-        layer: Any,
-        eps: Any,
-        weights: Any,
-        shared: Any,
-        stores: Any,
-        where: Any,
-        groups: Any,
-        lows: Any,
-    ) -> None:
-        norm_LD, query, key, value, output, query_bias, key_bias, value_bias, output_bias, windows_L, _ = weights
-        cos, sin, scale, size = shared
-        positions_N, slots_N, rows_N, tables_RB = where
-        grouped_attention(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(query, layer),
-            at(key, layer),
-            at(value, layer),
-            at(output, layer),
-            query_bias[layer],
-            key_bias[layer],
-            value_bias[layer],
-            output_bias[layer],
-            cos,
-            sin,
-            scale,
-            windows_L[layer],
-            stores[0][layer],
-            stores[1][layer],
-            size,
-            positions_N,
-            slots_N,
-            rows_N,
-            tables_RB,
-            groups,
-            low_at(lows[0], layer),
-            low_at(lows[1], layer),
-            low_at(lows[2], layer),
-            low_at(lows[3], layer),
-        )
-
-    return latent if len(weights.types) == LATENT else grouped
-
-
-def transform(threads: int, x_ND: Array, layer: int, eps: float, weights: Any, groups: Groups, lows: Any) -> None:
-    """A layer's MLP, dense or a mixture."""
-    raise NotImplementedError  # numba takes `_transform_of`
-
-
-@overload(transform, jit_options={"nogil": True})
-def _transform_of(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> Any:
-    def plain(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> None:
-        norm_LD, gate, up, down = weights
-        dense_mlp(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(gate, layer),
-            at(up, layer),
-            at(down, layer),
-            groups,
-            low_at(lows[0], layer),
-            low_at(lows[1], layer),
-            low_at(lows[2], layer),
-        )
-
-    def mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: Any, lows: Any) -> None:
-        norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
-        mixture(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(router, layer),
-            bias_LE[layer],
-            at(gate_up, layer),
-            at(down, layer),
-            at(shared_gate, layer),
-            at(shared_up, layer),
-            at(shared_down, layer),
-            routing,
-            scaling,
-            groups,
-            low_at(lows[0], layer),
-            low_at(lows[1], layer),
-            low_at(lows[2], layer),
-            low_at(lows[3], layer),
-            low_at(lows[4], layer),
-            low_at(lows[5], layer),
-        )
-
-    return plain if len(weights.types) == DENSE else mixed
 
 
 @compiled

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,11 +35,13 @@ from tinyseek.text.chat import encode_prompt
 
 if TYPE_CHECKING:
     from tinyseek.engine.engine import Engine
+    from tinyseek.engine.inspect import Inspection
     from tinyseek.engine.options import EngineSettings
     from tinyseek.engine.request import Piece, Request, TokenLogprob
     from tinyseek.text.tokenizer import Tokenizer
 
 _PROBE = "a_tool_to_see_whether_the_template_shows_it"
+GENERATION = "generation_config.json"
 _NEVER = -100.0  # added to the logit of a token that must not come
 
 
@@ -63,39 +65,62 @@ class Prompt:
 
 
 class LocalChat(ChatModel):
-    """A local model as a chat model.
+    """A local model as a chat model, or one of the adapters over it.
 
     Attributes:
-        engine: what runs it. Where its thread is not started, whoever reads an answer steps it.
+        engine: what runs it, and whoever shares it. Where its thread is not started, whoever reads an answer steps it.
         defaults: for options that a request leaves open. Greedy, unless the model's generation_config.json says otherwise.
+        adapter: the engine's name of the adapter that answers; none for the model itself.
     """
 
     context: int
 
-    def __init__(self, engine: Engine, name: str = "tinyseek", defaults: ChatOptions = DEFAULT) -> None:
+    def __init__(
+        self, engine: Engine, name: str = "tinyseek", defaults: ChatOptions = DEFAULT, adapter: str | None = None
+    ) -> None:
         self.engine = engine
         self.name = name
         self.context = engine.context
         self.defaults = defaults
+        self.adapter = adapter
 
     @classmethod
-    def load(cls, folder: str | Path, settings: EngineSettings | None = None, name: str | None = None) -> LocalChat:
+    def load(
+        cls,
+        folder: str | Path,
+        settings: EngineSettings | None = None,
+        name: str | None = None,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> LocalChat:
         """Load a model's folder.
 
+        Args:
+            adapters: folders of adapters of this model, by the names that `over` takes.
         Raises:
-            UserError: no model there, or a damaged one.
+            UserError: no model there, or a damaged one; an adapter that cannot be run over it.
         """
         from tinyseek.engine.engine import Engine
         from tinyseek.engine.options import EngineSettings
 
         folder = Path(folder)
-        engine = Engine.load(folder, settings or EngineSettings())
+        engine = Engine.load(folder, settings or EngineSettings(), adapters)
         return cls(engine, name or folder.resolve().name, _published_defaults(folder))
+
+    def over(self, adapter: str) -> LocalChat:
+        """An adapter of the engine as a chat model of its own, with its own template; base and engine are shared.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        found = self.engine.adapter(adapter)
+        assert found is not None
+        own = (found.folder / GENERATION).is_file()
+        return LocalChat(self.engine, adapter, _published_defaults(found.folder) if own else self.defaults, adapter)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's."""
-        return self.engine.tokenizer
+        """The model's, or the adapter's."""
+        return self.engine.tokenizer if self.adapter is None else self.engine.tokenizer_of(self.adapter)
 
     # ---- asking
 
@@ -177,7 +202,7 @@ class LocalChat(ChatModel):
         prompt = self.prompt(messages, options)
         if len(prompt.ids) >= self.context:
             raise ContextError(len(prompt.ids), self.context)
-        request = self.engine.submit(prompt.ids, self._params(prompt, options))
+        request = self.engine.submit(prompt.ids, self._params(prompt, options), self.adapter)
         return request, _Reading(self, prompt, options)
 
     def _params(self, prompt: Prompt, options: ChatOptions) -> SamplingParams:
@@ -249,7 +274,15 @@ class LocalChat(ChatModel):
         for prompt in prompts:
             if len(prompt) > self.context:
                 raise ContextError(len(prompt), self.context)
-        return self.engine.embed(prompts)
+        return self.engine.embed(prompts, self.adapter)
+
+    def inspect(self, ids: Sequence[int]) -> Inspection:
+        """A look inside: what the model does with each token of a text.
+
+        Raises:
+            UserError: the text is too long.
+        """
+        return self.engine.inspect(ids, self.adapter)
 
     def close(self) -> None:
         """Stop the engine."""
@@ -284,7 +317,7 @@ def _with_objects(message: Message) -> Message:
 def _published_defaults(folder: Path) -> ChatOptions:
     """How the model's makers would have it drawn: generation_config.json."""
     try:
-        values = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / GENERATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ChatOptions()
     if not isinstance(values, dict) or values.get("do_sample") is False:

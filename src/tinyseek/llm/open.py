@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from tinyseek.errors import UserError
 if TYPE_CHECKING:
     from tinyseek.engine.options import EngineSettings
     from tinyseek.llm.base import ChatModel
+    from tinyseek.llm.local import LocalChat
     from tinyseek.llm.options import RemoteSettings
     from tinyseek.llm.remote import RemoteChat
     from tinyseek.llm.sending import Kind
@@ -52,11 +54,67 @@ def open_chat(
     from tinyseek.model.hub import find_model
 
     folder = find_model(where)
-    path = Path(where)
-    name = path.stem if path.is_file() else _name(folder) if path.exists() else where
-    chat = LocalChat.load(folder, engine, name)
+    chat = LocalChat.load(folder, engine, _called(where, folder))
     chat.engine.start()  # so that a reader that is interrupted leaves no step half done
     return chat
+
+
+def open_with_adapters(
+    where: str,
+    adapters: Mapping[str, str],
+    engine: EngineSettings | None = None,
+    name: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[LocalChat]:
+    """A model of this disk and adapters over it: one engine, a chat model for the base and for each adapter.
+
+    Args:
+        where: a model, or an adapter, which is then run beside its base.
+        adapters: further ones, by the names that they are to have; wherever `find_model` finds one.
+        name: what to call the model that `where` means; none for its folder's name.
+        say: is told of what is not as one might think.
+    Returns:
+        What `where` means, first; the base second where that is an adapter; then the others.
+    Raises:
+        UserError: nothing there; an adapter of another base, or that cannot share it; two of one name.
+    """
+    from tinyseek.engine.adapters import why_merged
+    from tinyseek.llm.local import LocalChat
+    from tinyseek.model.adapter import find_base, is_adapter
+    from tinyseek.model.hub import find_model
+
+    folder = find_model(where)
+    called = name or _called(where, folder)
+    beside = is_adapter(folder)
+    if beside and (why := why_merged(folder)):
+        say(f"{folder}: {why}, so it is served merged with its base, alone")
+        beside = False
+    base = find_base(folder) if beside else folder
+    plain = _called(str(base), base) if beside else called
+    folders = {called: folder} if beside else {}
+    for own, place in adapters.items():
+        found = find_model(place)
+        if not is_adapter(found):
+            raise UserError(f"adapters.{own}: {found} is a model, no adapter; serve it by itself")
+        if own in (called, plain):
+            raise UserError(
+                f'adapters.{own}: "{own}" is the name of {folder if own == called else base}; give it another'
+            )
+        folders[own] = found
+    if plain in folders:
+        raise UserError(
+            f'"{plain}" is the name of both {folder} and its base {base}; give the adapter another: name=...'
+        )
+    chat = LocalChat.load(base, engine, plain, folders)
+    chat.engine.start()  # so that a reader that is interrupted leaves no step half done
+    over = {own: chat.over(own) for own in folders}
+    return [over.pop(called), chat, *over.values()] if beside else [chat, *over.values()]
+
+
+def _called(where: str, folder: Path) -> str:
+    """What a model is called that was found by what someone wrote."""
+    path = Path(where)
+    return path.stem if path.is_file() else _name(folder) if path.exists() else where
 
 
 def _name(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The application: a model behind OpenAI's and Ollama's HTTP APIs.
+"""The application: a model, or several over one base, behind OpenAI's and Ollama's HTTP APIs.
 
     app = make_app(chat, ServeSettings())      # any ASGI server runs it; `tinyseek serve` does it with uvicorn
 
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -32,16 +32,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def make_app(chat: LocalChat, settings: ServeSettings | None = None) -> FastAPI:
-    """An application that serves one model.
+def make_app(chat: LocalChat, settings: ServeSettings | None = None, beside: Sequence[LocalChat] = ()) -> FastAPI:
+    """An application that serves a model.
 
     The engine is started when the application starts, and closed when it stops: by then the server has let what runs end.
 
     Args:
         chat: the model.
         settings: who may come in and how much is taken; what they say of the engine is for whoever loads it.
+        beside: further models over the same engine: adapters, their base.
+    Raises:
+        UserError: two models of one name.
     """
-    served = Served(chat, settings or ServeSettings(), Metrics())
+    served = Served.all([chat, *beside], settings or ServeSettings(), Metrics())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

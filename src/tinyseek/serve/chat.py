@@ -13,6 +13,7 @@ from fastapi import Request, Response
 
 from tinyseek.llm.base import ChatDelta, ChatLogprob, ChatOptions, Collector, Message, ToolCallDelta, Usage
 from tinyseek.serve.errors import ApiError, json_response, refused
+from tinyseek.serve.legacy import is_legacy, modern, modern_message, old_delta, old_finish, old_message
 from tinyseek.serve.replies import (
     CallReply,
     ChatChoice,
@@ -34,13 +35,13 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 async def answer_chat(served: Served, body: ChatRequest, request: Request) -> Response:
     """The answer to a chat request, whole or as a stream."""
-    served.check_model(body.model)
+    served, old, body = served.model(body.model), is_legacy(body), modern(body)
     messages = messages_of(body.messages)
     options = options_of(served, body)
     pump = served.pump(served.answer(messages, options), request)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await stream(pump, ChatWriter(served, options.n, usage))
+        return await stream(pump, ChatWriter(served, options.n, usage, old))
     collector = Collector()
     for delta in await pump.all():
         collector.push(delta)
@@ -48,9 +49,9 @@ async def answer_chat(served: Served, body: ChatRequest, request: Request) -> Re
     reply["choices"] = [
         ChatChoice(
             index=index,
-            message=message_reply(answer.message),
+            message=old_message(message_reply(answer.message)) if old else message_reply(answer.message),
             logprobs=logprobs_reply(answer.logprobs) if options.logprobs else None,
-            finish_reason=answer.finish or "stop",
+            finish_reason=(old_finish(answer.finish) if old else answer.finish) or "stop",
         )
         for index, answer in enumerate(collector.answers())
     ]
@@ -72,8 +73,9 @@ def messages_of(messages: Sequence[ChatMessage], name: str = "messages") -> list
     """
     result: list[Message] = []
     calls: list[str | None] = []  # of the assistant's last message, those that no tool has answered yet
-    for at, message in enumerate(messages):
+    for at, given in enumerate(messages):
         where = f"{name}[{at}]"
+        message = modern_message(given, where)
         if message.role == "tool":
             if not calls:
                 raise refused(
@@ -317,11 +319,11 @@ def call_reply(call: ToolCallDelta) -> CallReply:
 
 
 class ChatWriter:
-    """Deltas as the chunks of a stream."""
+    """Deltas as the chunks of a stream; `old`: with calls in OpenAI's old form."""
 
-    def __init__(self, served: Served, texts: int, usage: bool) -> None:
+    def __init__(self, served: Served, texts: int, usage: bool, old: bool = False) -> None:
         self._head = head("chat.completion.chunk", "chatcmpl", served)
-        self._texts, self._usage = texts, usage
+        self._texts, self._usage, self._old = texts, usage, old
         self._used: Usage | None = None
 
     def open(self) -> Iterator[bytes]:
@@ -337,9 +339,11 @@ class ChatWriter:
         if item.tool_calls:
             delta["tool_calls"] = [call_reply(call) for call in item.tool_calls]
         if len(delta) > 1 or item.reasoning:
-            yield self._chunk(item.index, delta, logprobs_reply(item.logprobs) if item.logprobs else None)
+            told = logprobs_reply(item.logprobs) if item.logprobs else None
+            yield self._chunk(item.index, old_delta(delta) if self._old else delta, told)
         if item.finish is not None:
-            yield self._chunk(item.index, {"reasoning_content": None}, finish=item.finish)
+            finish = old_finish(item.finish) if self._old else item.finish
+            yield self._chunk(item.index, {"reasoning_content": None}, finish=finish)
         self._used = item.usage or self._used
 
     def close(self) -> Iterator[bytes]:

@@ -56,7 +56,7 @@ Item = tuple[int, Writing, Piece]  # the prompt's place, its request, what is ne
 
 async def answer_completion(served: Served, body: CompletionRequest, request: Request) -> Response:
     """The answer to a completion request, whole or as a stream."""
-    served.check_model(body.model)
+    served = served.model(body.model)
     prompts = await asyncio.to_thread(prompts_of, served, body)  # a long text is encoded beside the streams of others
     params = params_of(served, body)
     composer = Composer(served, body, prompts)
@@ -211,8 +211,8 @@ async def _submit(served: Served, prompt: list[int], params: SamplingParams, pat
     while True:
         try:
             if params.constraint is None:
-                return served.engine.submit(prompt, params)
-            return await asyncio.to_thread(served.engine.submit, prompt, params)
+                return served.engine.submit(prompt, params, served.chat.adapter)
+            return await asyncio.to_thread(served.engine.submit, prompt, params, served.chat.adapter)
         except QueueFullError:
             if not patient:
                 raise

@@ -64,54 +64,54 @@ def routes(served: Served) -> APIRouter:
     @router.head("/api/tags", include_in_schema=False)
     @router.get("/api/tags", responses=_JSON)
     async def tags() -> Response:
-        """The models: the one that is served."""
-        return json_response({"models": [_entry(served)]})
+        """The models: a base, and adapters over it."""
+        return json_response({"models": [_entry(one) for one in served.models.values()]})
 
     @router.get("/api/ps", responses=_JSON)
     async def running() -> Response:
         """The models that are loaded: the same."""
-        entry = _entry(served)
-        entry["expires_at"] = _moment(datetime.now(UTC) + timedelta(days=365))
-        entry["size_vram"] = entry["size"] if served.engine.model.device.type == "cuda" else 0
-        entry["context_length"] = served.engine.context
-        return json_response({"models": [entry]})
+        entries = [_entry(one) for one in served.models.values()]
+        for entry in entries:
+            entry["expires_at"] = _moment(datetime.now(UTC) + timedelta(days=365))
+            entry["size_vram"] = entry["size"] if served.engine.model.device.type == "cuda" else 0
+            entry["context_length"] = served.engine.context
+        return json_response({"models": entries})
 
     @router.post("/api/show", responses=_JSON)
     async def show(body: NamedRequest) -> Response:
         """A model's template, sizes and abilities."""
-        served.check_model(body.model or body.name or "")
-        return json_response(_shown(served))
+        return json_response(_shown(served.model(body.model or body.name or "")))
 
     @router.post("/api/chat", responses=_LINES)
     async def chat(body: OllamaChatRequest, request: Request) -> Response:
         """The next message of a conversation."""
-        served.check_model(body.model)
+        one = served.model(body.model)
         if not body.messages:
-            return json_response(_loaded(served, {"message": {"role": "assistant", "content": ""}}))
+            return json_response(_loaded(one, {"message": {"role": "assistant", "content": ""}}))
         tools, _ = choose_tools([tool.model_dump(exclude_none=True) for tool in body.tools or []], None)
         options = ChatOptions(**_options(body), tools=tools)
-        pump = served.pump(served.answer(_messages(body.messages), options), request)
-        return await _answer(served, body, pump, _chat_fields)
+        pump = one.pump(one.answer(_messages(body.messages), options), request)
+        return await _answer(one, body, pump, _chat_fields)
 
     @router.post("/api/generate", responses=_LINES)
     async def generate(body: GenerateRequest, request: Request) -> Response:
         """The text after a prompt."""
-        served.check_model(body.model)
+        one = served.model(body.model)
         if body.images:
             raise refused("this model reads text only, no images", "images")
         if not body.prompt and body.suffix is None:
-            return json_response(_loaded(served, {"response": ""}))
-        return await _answer(served, body, served.pump(_generated(served, body), request), _generate_fields)
+            return json_response(_loaded(one, {"response": ""}))
+        return await _answer(one, body, one.pump(_generated(one, body), request), _generate_fields)
 
     @router.post("/api/embed", responses=_JSON)
     async def embed_many(body: EmbedRequest) -> Response:
         """Vectors of texts."""
-        served.check_model(body.model)
+        one = served.model(body.model)
         started = time.perf_counter_ns()
-        vectors, tokens = await embed(served, body.input, body.dimensions) if body.input else ([], 0)
+        vectors, tokens = await embed(one, body.input, body.dimensions) if body.input else ([], 0)
         return json_response(
             {
-                "model": served.name,
+                "model": one.name,
                 "embeddings": vectors,
                 "total_duration": time.perf_counter_ns() - started,
                 "load_duration": 0,
@@ -122,8 +122,8 @@ def routes(served: Served) -> APIRouter:
     @router.post("/api/embeddings", responses=_JSON)
     async def embed_one(body: OldEmbedRequest) -> Response:
         """The vector of a text."""
-        served.check_model(body.model)
-        vectors, _ = await embed(served, body.prompt) if body.prompt else ([[]], 0)
+        one = served.model(body.model)
+        vectors, _ = await embed(one, body.prompt) if body.prompt else ([[]], 0)
         return json_response({"embedding": vectors[0]})
 
     return router
@@ -347,13 +347,13 @@ def _loaded(served: Served, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _entry(served: Served) -> dict[str, Any]:
     """A model in a list."""
-    model = served.engine.model
+    model, adapter = served.engine.model, served.engine.adapter(served.chat.adapter)
     described = to_json([served.name, model.config.model_dump(mode="json")])
     return {
         "name": served.name,
         "model": served.name,
         "modified_at": _moment(datetime.fromtimestamp(served.created, UTC)),
-        "size": sum(part.numel() * part.element_size() for part in model.parameters()),
+        "size": adapter.nbytes if adapter else sum(part.numel() * part.element_size() for part in model.parameters()),
         "digest": hashlib.sha256(described).hexdigest(),
         "details": _details(served),
     }
@@ -366,7 +366,7 @@ def _details(served: Served) -> dict[str, Any]:
     plain = str(served.engine.model.lm_head.weight.dtype).removeprefix("torch.")
     total = count(config).total
     return {
-        "parent_model": "",
+        "parent_model": served.base or "",
         "format": "safetensors",
         "family": config.model_type,
         "families": [config.model_type],
@@ -389,7 +389,7 @@ def _shown(served: Served) -> dict[str, Any]:
         "insert": tokenizer.token_id("<｜fim▁hole｜>") is not None,
     }
     return {
-        "modelfile": f"FROM {served.name}\n",
+        "modelfile": f"FROM {served.base}\nADAPTER {served.name}\n" if served.base else f"FROM {served.name}\n",
         "parameters": "",
         "template": template,
         "details": _details(served),

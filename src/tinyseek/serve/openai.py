@@ -43,14 +43,13 @@ def routes(served: Served) -> APIRouter:
 
     @router.get("/v1/models", responses={200: {"model": ModelList}})
     async def models() -> Response:
-        """The models: the one that is served."""
-        return json_response(ModelList(object="list", data=[_model(served)]))
+        """The models: a base, and adapters over it."""
+        return json_response(ModelList(object="list", data=[_model(one) for one in served.models.values()]))
 
     @router.get("/v1/models/{name:path}", responses={200: {"model": Model}})
     async def model(name: str) -> Response:
         """One model."""
-        served.check_model(name)
-        return json_response(_model(served))
+        return json_response(_model(served.model(name)))
 
     @router.post("/beta/chat/completions", include_in_schema=False)
     @router.post("/v1/chat/completions", responses={200: {"model": ChatReply, "content": _STREAMED}})
@@ -67,7 +66,7 @@ def routes(served: Served) -> APIRouter:
     @router.post("/v1/embeddings", responses={200: {"model": EmbeddingReply}})
     async def embeddings(body: EmbeddingRequest) -> Response:
         """Vectors of texts."""
-        return json_response(await _embeddings(served, body))
+        return json_response(await _embeddings(served.model(body.model), body))
 
     @router.post("/tokenize", responses={200: {"model": TokenizeReply}})
     async def tokenize(body: TokenizeRequest) -> Response:
@@ -77,9 +76,8 @@ def routes(served: Served) -> APIRouter:
     @router.post("/detokenize", responses={200: {"model": DetokenizeReply}})
     async def detokenize(body: DetokenizeRequest) -> Response:
         """The text of token ids."""
-        if body.model is not None:
-            served.check_model(body.model)
-        return json_response(DetokenizeReply(prompt=served.tokenizer.decode(body.tokens)))
+        one = served if body.model is None else served.model(body.model)
+        return json_response(DetokenizeReply(prompt=one.tokenizer.decode(body.tokens)))
 
     @router.get("/tokenizer_info", responses={200: {"model": TokenizerInfo}})
     async def tokenizer_info() -> Response:
@@ -105,12 +103,12 @@ def _model(served: Served) -> Model:
         "object": "model",
         "created": served.created,
         "owned_by": "tinyseek",
+        "parent": served.base,
         "max_model_len": served.engine.context,
     }
 
 
 async def _embeddings(served: Served, body: EmbeddingRequest) -> EmbeddingReply:
-    served.check_model(body.model)
     vectors, tokens = await embed(served, body.input, body.dimensions)
     return {
         "object": "list",
@@ -144,7 +142,7 @@ async def embed(
     prompts = await asyncio.to_thread(_texts, served, given)
     try:
         async with asyncio.timeout(served.settings.request_seconds):
-            vectors = await asyncio.to_thread(served.engine.embed, prompts)
+            vectors = await asyncio.to_thread(served.engine.embed, prompts, served.chat.adapter)
     except TimeoutError:
         raise ApiError(504, f"the vectors took more than {served.settings.request_seconds:g} s") from None
     return vectors, sum(map(len, prompts))
@@ -177,7 +175,7 @@ def _packed(vector: list[float]) -> str:
 
 def _tokenize(served: Served, body: TokenizeRequest) -> TokenizeReply:
     if body.model is not None:
-        served.check_model(body.model)
+        served = served.model(body.model)
     tokenizer = served.tokenizer
     if body.messages is not None:
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]

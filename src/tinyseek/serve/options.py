@@ -26,6 +26,11 @@ class DoorSettings(Settings):
     name: str | None = Field(
         None, min_length=1, max_length=200, description="the model's name in requests; if none, that of its folder"
     )
+    adapters: dict[str, str] = Field(
+        {},
+        description="adapters to serve over the model, by the names that requests use: adapters.poet=runs/poet/sft; a model that "
+        "is an adapter itself is served beside its base",
+    )
     api_key: str | list[str] = Field(
         "",
         description=f"the key that clients must send (or several: [a,b]); better given as {KEY_VARIABLE} in the environment, "

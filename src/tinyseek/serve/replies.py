@@ -23,6 +23,7 @@ class Model(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None  # the model that this one is an adapter of, as vLLM tells it
     max_model_len: int
 
 
@@ -83,6 +84,7 @@ class MessageReply(TypedDict):
     reasoning_content: str | None
     refusal: None
     tool_calls: NotRequired[list[CallReply]]
+    function_call: NotRequired[CalledFunction]  # for those who asked in the old form
 
 
 class Delta(TypedDict):
@@ -90,6 +92,7 @@ class Delta(TypedDict):
     content: NotRequired[str | None]
     reasoning_content: str | None
     tool_calls: NotRequired[list[CallReply]]
+    function_call: NotRequired[CalledFunction]
 
 
 class ChatChoice(TypedDict):

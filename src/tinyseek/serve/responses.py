@@ -69,7 +69,7 @@ def routes(served: Served) -> APIRouter:
 
 
 async def _respond(served: Served, store: Store, body: ResponseRequest, request: Request) -> Response:
-    served.check_model(body.model)
+    served = served.model(body.model)
     if body.background:
         raise refused("background: answers are written while one waits; leave it out", "background")
     owner: bytes = request.scope["tinyseek.key"]

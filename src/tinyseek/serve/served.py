@@ -1,4 +1,4 @@
-"""What every route needs: the model that is served, and how."""
+"""What every route needs: the models that are served, and how."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import Request
 
 from tinyseek import __version__
+from tinyseek.errors import UserError
 from tinyseek.serve.errors import ApiError
 from tinyseek.serve.metrics import Metrics
 from tinyseek.serve.options import ServeSettings
@@ -25,23 +26,41 @@ if TYPE_CHECKING:
     from tinyseek.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
+_LATEST = ":latest"
 _LONG_TEXT = 20_000  # characters; about five milliseconds of encoding
 FINGERPRINT = f"tinyseek-{__version__}"
 
 
-@dataclass
+@dataclass(eq=False)
 class Served:
-    """A model behind HTTP."""
+    """A model behind HTTP, and those beside it. Use `all`.
+
+    Attributes:
+        name: what clients call the model.
+        models: every model that is served, by name, this one among them; they share an engine.
+    """
 
     chat: LocalChat
     settings: ServeSettings
     metrics: Metrics
+    name: str
+    models: dict[str, Served] = field(default_factory=dict, repr=False)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    @property
-    def name(self) -> str:
-        """What clients call the model."""
-        return self.settings.name or self.chat.name
+    @classmethod
+    def all(cls, chats: Sequence[LocalChat], settings: ServeSettings, metrics: Metrics) -> Served:
+        """The first of some models, which knows the others. `settings.name` is its name.
+
+        Raises:
+            UserError: two of one name.
+        """
+        models: dict[str, Served] = {}
+        for chat in chats:
+            one = cls(chat, settings, metrics, (settings.name if not models else None) or chat.name, models)
+            if one.name.removesuffix(_LATEST) in (name.removesuffix(_LATEST) for name in models):
+                raise UserError(f'two models would be called "{one.name}"; give the adapter another name')
+            models[one.name] = one
+        return next(iter(models.values()))
 
     @property
     def engine(self) -> Engine:
@@ -49,17 +68,26 @@ class Served:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self.chat.engine.tokenizer
+        return self.chat.tokenizer
 
-    def check_model(self, name: str) -> None:
-        """ApiError 404 unless `name` is the model that is served (Ollama's clients add `:latest`)."""
-        if name.removesuffix(":latest") != self.name.removesuffix(":latest"):
-            raise ApiError(
-                404,
-                f'the model "{name[:80]}" is not served here; there is "{self.name}"',
-                param="model",
-                code="model_not_found",
-            )
+    @property
+    def base(self) -> str | None:
+        """The name of the model that this one is an adapter of."""
+        return self.chat.adapter and next((name for name, one in self.models.items() if not one.chat.adapter), None)
+
+    def model(self, name: str) -> Served:
+        """The model that a request names (Ollama's clients add `:latest`). ApiError 404 where there is none."""
+        wanted = name.removesuffix(_LATEST)
+        for own, one in self.models.items():
+            if own.removesuffix(_LATEST) == wanted:
+                return one
+        there = ("there is " if len(self.models) == 1 else "there are ") + ", ".join(f'"{own}"' for own in self.models)
+        raise ApiError(
+            404,
+            f'the model "{name[:80]}" is not served here; {there[:1000]}',
+            param="model",
+            code="model_not_found",
+        )
 
     async def answer(self, messages: Sequence[Message], options: ChatOptions) -> AsyncIterator[ChatDelta]:
         """The model's answer. A long prompt, or a grammar, is prepared in a thread, so that other streams flow on meanwhile."""

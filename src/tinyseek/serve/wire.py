@@ -140,10 +140,11 @@ class ToolCall(Wire):
 class ChatMessage(Wire):
     """A message of a conversation; what each role may hold is checked in `chat.messages_of`."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = Field(None, description="the old form of tool_calls")
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = Field(None, description="another name of reasoning_content")
@@ -225,6 +226,8 @@ class ChatRequest(Sampling):
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = Field(None, max_length=128, description="the old form of tools")
+    function_call: str | dict[str, Any] | None = Field(None, description="the old form of tool_choice")
     response_format: ResponseFormat | None = None
     thinking: Thinking | None = Field(None, description="DeepSeek's switch")
     reasoning_effort: str | None = Field(

@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import nicegui
@@ -39,13 +40,17 @@ _FAVICON = (
 )
 
 
-def mount(app: FastAPI, chat: ChatModel, settings: StudioSettings | None = None) -> Shared:
+def mount(
+    app: FastAPI, chat: ChatModel, settings: StudioSettings | None = None, beside: Sequence[ChatModel] = ()
+) -> Shared:
     """Put the chat page on an application, at `/` and below, after all of its own routes. Once in a process: NiceGUI's own limit.
 
+    Args:
+        beside: further models that a conversation may be had with.
     Raises:
         UserError: the store of conversations cannot be opened.
     """
-    shared = Shared(chat, settings or StudioSettings())
+    shared = Shared(chat, settings or StudioSettings(), beside)
     version = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(_STATIC.iterdir()))).hexdigest()[:12]
 
     async def page(request: Request, place: str | None = None) -> None:

@@ -115,10 +115,11 @@ class ChatPage:
 
     def _show_top(self) -> None:
         title = self.place.title if self.place else self.words("New chat")
-        self.top.content = frame.top(title, self.shared.local is not None, self.panel.shows, self.words)
+        local = self.shared.local(self.talk) is not None
+        self.top.content = frame.top(title, local, self.panel.shows, self.words)
 
     def _show_foot(self) -> None:
-        self.foot.content = frame.side_foot(self.shared.chat.name, self.theme, self.words)
+        self.foot.content = frame.side_foot(self.shared.chat_of(self.talk).name, self.theme, self.words)
 
     def _show_list(self) -> None:
         found = self.shared.chats.find(self.owner, self._search)
@@ -162,10 +163,11 @@ class ChatPage:
         with self.thread:
             if not path:
                 tries = self.words.tries(self.shared.settings.examples)
-                _html(pieces.welcome(self.words, tries, self.shared.chat.name))
+                _html(pieces.welcome(self.words, tries, self.shared.chat_of(self.talk).name))
             for number, message in enumerate(path):
                 if number >= standing:
-                    view = MessageView(message, siblings[message.id], self.words, self.shared.local is not None)
+                    local = self.shared.local(self.talk) is not None
+                    view = MessageView(message, siblings[message.id], self.words, local)
                     self.views[message.id] = view
                 if number >= standing or message.calls:
                     self.views[message.id].show(results, last=number == len(path) - 1)
@@ -210,6 +212,7 @@ class ChatPage:
         self.panel.forget()
         self.place = place
         self.talk = Talk.kept(place.settings if place else self._usual())
+        self._show_foot()
         if push:
             ui.navigate.history.push(f"/c/{place.id}" if place else "/")
         self._show_place()
@@ -444,6 +447,7 @@ class ChatPage:
         self.shared.chats.remember(self.owner, talk=talk.plain())
         if self.place is not None:
             self.shared.chats.configure(self.owner, self.place.id, talk.plain())
+        self._show_foot()
 
     # ---- small things ----
 

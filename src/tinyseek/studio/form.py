@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tinyseek.evaluate.page import Html, el, join
@@ -84,6 +85,14 @@ def field(name: str, talk: Talk, words: Words) -> Html:
         class_="field unset" if value is None else "field",
         data_of=name,
     )
+
+
+def models(names: Sequence[str], chosen: str, words: Words) -> Html:
+    """Whom to talk with, where there are several."""
+    line = el("div", el("span", words("Model")), class_="line")
+    buttons = [_option("model", name, name, name == chosen) for name in names]
+    why = el("p", words(Talk.model_fields["model"].description or ""), class_="why")
+    return el("div", line, el("div", buttons, class_="segments"), why, class_="field", data_of="model")
 
 
 def _option(name: str, key: str, label: str, chosen: bool) -> Html:

@@ -36,6 +36,7 @@ class StudioSettings(Settings):
 class Talk(Settings):
     """How the model answers in one conversation. What is none is left to the model. The page's form is made of these fields."""
 
+    model: str = Field("", max_length=200, description="who answers")
     system: str = Field("", max_length=20_000, description="instructions that stand before the conversation")
     thinking: bool | None = Field(None, description="whether the model thinks before it answers")
     temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest token; about 0.7 is lively")
@@ -78,7 +79,7 @@ class Talk(Settings):
 
     def options(self) -> ChatOptions:
         """The same for a model."""
-        chosen = self.model_dump(exclude={"system", "tools"})
+        chosen = self.model_dump(exclude={"model", "system", "tools"})
         return ChatOptions(**chosen, tools=_functions(self.tools) if self.tools.strip() else None)
 
 

@@ -122,12 +122,19 @@ class Panel:
         self._body.clear()
         self._parts = {}
         self._part("intro", form.intro(self._words))
+        self._show_models()
         for name, content in plain.items():
             self._part(name, content)
         with self._body, ui.element("details").classes("more"):
             _html(self._words("More"), tag="summary")
             for name, content in more.items():
                 self._parts[name] = _html(content)
+
+    def _show_models(self) -> None:
+        """Whom to talk with, where there is a choice."""
+        models = self._page.shared.models
+        if len(models) > 1:
+            self._part("model", form.models(list(models), self._page.shared.chat_of(self._page.talk).name, self._words))
 
     def act_set(self, said: dict[str, Any]) -> None:
         """A field was typed into."""
@@ -141,6 +148,9 @@ class Panel:
         if name == "thinking":
             self._set(name, form.parsed(name, str(said.get("value", ""))))
             self._part(name, form.field(name, self._page.talk, self._words))
+        elif name == "model" and said.get("value") in self._page.shared.models:
+            self._set(name, str(said["value"]))
+            self._show_models()
 
     def act_reset(self, said: dict[str, Any]) -> None:
         """Back to what the model prefers."""

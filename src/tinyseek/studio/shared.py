@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tinyseek.errors import UserError
@@ -28,28 +28,36 @@ class BusyError(UserError):
 class Shared:
     """One for each server."""
 
-    def __init__(self, chat: ChatModel, settings: StudioSettings) -> None:
+    def __init__(self, chat: ChatModel, settings: StudioSettings, beside: Sequence[ChatModel] = ()) -> None:
         """Open the store.
 
+        Args:
+            chat: who answers where nobody chose; beside: further models to choose among.
         Raises:
             UserError: it cannot be opened.
         """
         self.chat, self.settings = chat, settings
+        self.models = {one.name: one for one in (chat, *beside)}
         self.chats = Chats(settings.folder() / "chats.db")
         self.answers: dict[str, Answering] = {}  # by conversation
         self._owners: dict[str, str] = {}  # of these conversations
         self._listeners: dict[str, set[Listener]] = {}
 
-    @property
-    def local(self) -> LocalChat | None:
-        """The model, if it runs here and can be looked into."""
+    def chat_of(self, talk: Talk) -> ChatModel:
+        """Who answers in a conversation; one that is no longer here is stood in for by the first."""
+        return self.models.get(talk.model, self.chat)
+
+    def local(self, talk: Talk) -> LocalChat | None:
+        """The model of a conversation, if it runs here and can be looked into."""
         from tinyseek.llm.local import LocalChat
 
-        return self.chat if isinstance(self.chat, LocalChat) else None
+        chat = self.chat_of(talk)
+        return chat if isinstance(chat, LocalChat) else None
 
     def stats(self) -> Stats | None:
-        """What the engine is doing."""
-        return self.local.engine.stats() if self.local else None
+        """What the engine, which all models here share, is doing."""
+        local = self.local(Talk())
+        return local.engine.stats() if local else None
 
     def answer(self, place: Conversation, parent: Message, talk: Talk) -> Answering:
         """Begin to answer after `parent`, which may have other answers already.
@@ -61,7 +69,7 @@ class Shared:
             raise BusyError("answers are being written")
         message = self.chats.add(place, parent.id, "assistant", state="writing")
         before = self.chats.path(place, parent.id)
-        answering = Answering(self.chat, self.chats, message, before, talk)
+        answering = Answering(self.chat_of(talk), self.chats, message, before, talk)
         self.answers[place.id], self._owners[place.id] = answering, place.owner
         answering.task.add_done_callback(functools.partial(self._ended, place))
         return answering
@@ -106,12 +114,12 @@ class Shared:
         Raises:
             UserError: the model does not run here, or the text is too long.
         """
-        local = self.local
+        talk = Talk.kept(message.facts.get("talk") or {})  # as it was when this was written
+        local = self.local(talk)
         if local is None:
             raise UserError("only a model that runs here can be looked into")
-        talk = Talk.kept(message.facts.get("talk") or {})  # as it was when this was written
         said = conversation(self.chats.path(place, message.parent), talk)
         prompt = local.prompt(shortened(said, int(message.facts.get("forgotten") or 0)), talk.options()).ids
         answer = message.ids or local.tokenizer.encode(message.content)
-        seen = await asyncio.to_thread(local.engine.inspect, [*prompt, *answer])
+        seen = await asyncio.to_thread(local.inspect, [*prompt, *answer])
         return Look(message.id, local.tokenizer, seen, len(prompt))

@@ -12,7 +12,7 @@ from tinyseek.recipe import load_recipe
 
 SHAPE = (
     "{preset: quickstart, hidden_size: 32, num_hidden_layers: 2, n_routed_experts: 2, num_nextn_predict_layers: 0, "
-    "max_position_embeddings: 128}"
+    "max_position_embeddings: 192}"
 )
 TRAINED = ("pretrain", "sft", "grpo", "rejection", "dpo", "small", "student", "student-worked", "student-bare")
 TINY = [
@@ -30,13 +30,14 @@ TINY = [
     f"small.model={SHAPE}",
     *(f"{stage}.compile=false" for stage in TRAINED),
     *(f"{stage}.precision=float32" for stage in TRAINED),
-    *(f"{stage}.steps={60 if stage in ('pretrain', 'sft') else 2}" for stage in TRAINED),
+    *(f"{stage}.steps={40 if stage == 'sft' else 2}" for stage in TRAINED),
     "sft.batch_size=4",
     "pretrain.batch_size=4",
     "grpo.batch_size=2",
     "grpo.num_generations=2",
     "grpo.max_completion_length=8",
-    "shortest.n=2",
+    "shortest.n=8",
+    "shortest.temperature=3",
     "shortest.max_tokens=24",
     "answers.max_tokens=24",
     "eval.max_tokens=8",

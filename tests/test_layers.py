@@ -72,6 +72,7 @@ LIGHT = (
     "tinyseek.tune.reward_options",
     "tinyseek.train.background",
     "tinyseek.evaluate.options",
+    "tinyseek.tune.distill.options",
 )
 
 

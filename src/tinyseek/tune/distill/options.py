@@ -156,7 +156,8 @@ class CollectSettings(StageSettings):
     def essence(self) -> dict[str, Any]:
         """With the server's address, by which the manifest names it; which reward comes first; the content of the files that
         rewards are in; and the budget, where that decides what is made."""
-        essence = super().essence() | ({"teacher": self.teacher} if self.at_server else {})
+        server = self.teacher.partition("://")[2] or self.teacher
+        essence = super().essence() | ({"teacher": server} if self.at_server else {})
         if self.rewards:
             essence["judged_by"] = next(iter(self.rewards))
         files = {name.rpartition(":")[0] for name in self.rewards}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tinyseek.llm.answer import MARKS, Parts, Splitter, TokenSplitter
+from tinyseek.llm.answer import DSML_BEGIN, MARKS, Parts, Splitter, TokenSplitter
 from tinyseek.llm.base import ChatDelta, Collector
 from tinyseek.text.chat import decode_answer
 from tinyseek.text.tokenizer import SPECIALS, Tokenizer, TokenizerSettings
@@ -318,3 +318,53 @@ def test_where_each_token_stands(tokenizer: Tokenizer) -> None:
 def test_a_stop_string_leaves_half_a_token(tokenizer: Tokenizer) -> None:
     got = streamed(TokenSplitter(tokenizer), tokenizer.encode("who"), random.Random(0), tail=" ar")
     assert got["content"] == "who ar"
+
+
+def dsml(*calls: str) -> str:
+    """A block of V3.2's calls."""
+    return "<｜DSML｜function_calls>\n" + "".join(calls) + "</｜DSML｜function_calls>"
+
+
+def invoke(name: str, *parameters: tuple[str, bool, str]) -> str:
+    lines = [
+        f'<｜DSML｜parameter name="{key}" string="{str(text).lower()}">{value}</｜DSML｜parameter>\n'
+        for key, text, value in parameters
+    ]
+    return f'<｜DSML｜invoke name="{name}">\n{"".join(lines)}</｜DSML｜invoke>\n'
+
+
+WEATHER = invoke("weather", ("city", True, "杭州 <b>"), ("days", False, "3"))
+READ = [
+    ("Well.\n\n" + dsml(WEATHER), "Well.", [("weather", {"city": "杭州 <b>", "days": 3})]),
+    (dsml(WEATHER, invoke("now")) + " Done.", "Done.", [("weather", {"city": "杭州 <b>", "days": 3}), ("now", {})]),
+    (
+        dsml(WEATHER).removesuffix("</｜DSML｜function_calls>") + '<｜DSML｜invoke name="cut',
+        "",
+        [("weather", {"city": "杭州 <b>", "days": 3})],
+    ),
+    ("a <｜DSML｜function_calls> b", "a <｜DSML｜function_calls> b", []),
+    (dsml(invoke("f", ("x", False, "no json"))), dsml(invoke("f", ("x", False, "no json"))), []),
+    (dsml('<｜DSML｜invoke name="f">'), dsml('<｜DSML｜invoke name="f">'), []),
+    ("<｜DSML｜function", "<｜DSML｜function", []),
+]
+
+
+@pytest.mark.parametrize(("text", "content", "calls"), READ)
+def test_v3_2_s_markup_in_any_pieces(text: str, content: str, calls: list[tuple[str, dict[str, Any]]]) -> None:
+    for seed in range(20):
+        draw, parts, at = random.Random(seed), [], 0
+        splitter = Splitter((*MARKS[:2], DSML_BEGIN))
+        while at < len(text):
+            size = draw.randint(1, 12)
+            splitter.text(text[at : at + size])
+            parts.append(splitter.taken())
+            at += size
+        splitter.end()
+        message = put_together([*parts, splitter.taken()])
+        assert message["content"].strip() == content
+        told = [
+            (call["function"]["name"], json.loads(call["function"]["arguments"]))
+            for call in message.get("tool_calls", [])
+        ]
+        assert told == calls
+        assert splitter.calls == splitter.calls_ended == len(calls)

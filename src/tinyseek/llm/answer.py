@@ -6,6 +6,9 @@ Models mark the parts of an answer in a few known ways, by tokens of their own w
     CALLS_BEGIN  CALL_BEGIN NAME SEP ARGUMENTS CALL_END ... CALLS_END                                          V3.1, and ours
     ...CALL_BEGIN function SEP NAME (line end) ```json (line end) ARGUMENTS (line end) ``` CALL_END ...               V3, R1
     <tool_call>{"name": NAME, "arguments": ARGUMENTS}</tool_call>                                               Hermes, Qwen
+    <｜DSML｜function_calls> <｜DSML｜invoke name="NAME">                                                                V3.2
+        <｜DSML｜parameter name="KEY" string="true|false">VALUE</｜DSML｜parameter> ...
+    </｜DSML｜invoke> ... </｜DSML｜function_calls>
 
 A tool call ends the reasoning. What only looks like a call and cannot be read comes back as content; no text is lost. The pieces
 put together are `text.chat.decode_answer` of the whole (a test holds them equal).
@@ -29,6 +32,8 @@ THINK, THOUGHT = "<think>", "</think>"
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL_BEGIN, SEP, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 HERMES_BEGIN, HERMES_END = "<tool_call>", "</tool_call>"
+DSML = "｜DSML｜"
+DSML_BEGIN, DSML_END = f"<{DSML}function_calls>", f"</{DSML}function_calls>"
 MARKS = (THINK, THOUGHT, CALLS_BEGIN, CALLS_END, CALL_BEGIN, SEP, CALL_END, HERMES_BEGIN, HERMES_END)
 
 # {"name": "NAME", "arguments": {   - from the brace on the arguments stream
@@ -36,6 +41,11 @@ _HERMES_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:a
 _LONGEST_HEAD = 2048  # characters in which it is looked for; a call that begins otherwise is read when it is whole
 _FENCED_HEAD = re.compile(r"\s*(\S[^\n]*)\n\s*```[a-z]*[ \t]*\n")  # NAME and the opening of V3's fence
 _FENCE = re.compile(r"\s*`{0,3}\s*\Z")  # what may be its end
+_INVOKE_BEGIN, _INVOKE_END = f"<{DSML}invoke", f"</{DSML}invoke>"
+_INVOKE = re.compile(rf'\s*<{DSML}invoke name="([^"]+)">(.*?)</{DSML}invoke>', re.DOTALL)
+_PARAMETER = re.compile(
+    rf'\s*<{DSML}parameter name="([^"]+)" string="(true|false)">(.*?)</{DSML}parameter>\s*', re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,8 @@ class Splitter:
             tuple[str, bool]
         ] = []  # around calls: pieces that would be content if they are none; is it a mark
         self._body = ""  # of what is read as a whole: a call's head, a call that does not stream
-        self._lead = ""  # white space before a Hermes call
+        self._lead = ""  # white space before a Hermes call, or a block of V3.2's
+        self._in_block = 0  # calls of that block so far
         self._fenced = False
         self._json = _Json()
         self._name = ""
@@ -123,6 +134,8 @@ class Splitter:
             self.calls_ended += 1
         elif self._state == "hermes tail":
             self._end_tail()
+        elif self._state == "dsml":
+            self._end_dsml()
         if self._state == "head" and not self.calls:  # after calls it is only the beginning of one more, cut off
             self._raw.append((self._body, False))
         self._settle()
@@ -158,9 +171,9 @@ class Splitter:
             self._state = "content"
             return text
         if state == "reasoning":
-            return self._consume_until(text, THOUGHT, HERMES_BEGIN)
+            return self._consume_until(text, THOUGHT, HERMES_BEGIN, DSML_BEGIN)
         if state == "content":
-            return self._consume_until(text, HERMES_BEGIN)
+            return self._consume_until(text, HERMES_BEGIN, DSML_BEGIN)
         if state == "hermes":
             return self._consume_hermes(text)
         if state == "hermes args":
@@ -171,6 +184,8 @@ class Splitter:
             return text[end:]
         if state == "hermes tail":
             return self._consume_until(text, HERMES_END)
+        if state == "dsml":
+            return self._consume_dsml(text)
         self._plain(text)
         return ""
 
@@ -204,6 +219,36 @@ class Splitter:
         rest, self._body = self._body[end + len(HERMES_END) :], self._body[:end]
         self._end_hermes(HERMES_END)
         return rest
+
+    def _consume_dsml(self, text: str) -> str:
+        """Calls in V3.2's markup, each told when it is whole."""
+        rest = self._body + text
+        while _INVOKE_END in rest[-len(text) - len(_INVOKE_END) :]:
+            call = _INVOKE.match(rest)
+            arguments = _arguments(call[2]) if call else None
+            if call is None or arguments is None:
+                break
+            rest = rest[call.end() :]
+            self._open_call(call[1])
+            self._argue(arguments)
+            self.calls_ended += 1
+            self._in_block += 1
+        self._body, ahead = rest, rest.lstrip()
+        if ahead.startswith(DSML_END):
+            self._state, self._after_call, self._space = "content", True, ""
+            return ahead[len(DSML_END) :]
+        wanted = (DSML_END, _INVOKE_BEGIN)
+        if _INVOKE_END in rest or not any(mark.startswith(ahead[: len(mark)]) for mark in wanted):
+            self._end_dsml()
+        return ""
+
+    def _end_dsml(self) -> None:
+        """A block that was cut off, or cannot be read: content, but for the beginning of one more call."""
+        body, self._state = self._body, "content"
+        if not self._in_block:
+            self._say(f"{self._lead}{DSML_BEGIN}{body}")
+        elif not body.lstrip().startswith(_INVOKE_BEGIN) or _INVOKE_END in body:
+            self._say(body)
 
     def _plain(self, text: str) -> None:
         """Text without marks, where it belongs."""
@@ -250,6 +295,9 @@ class Splitter:
                 self._raw.append((mark, True))
             elif mark == HERMES_BEGIN and self._tools:
                 self._state, self._body = "hermes", ""
+                self._lead, self._space = self._space, ""
+            elif mark == DSML_BEGIN and self._tools:
+                self._state, self._body, self._in_block = "dsml", "", 0
                 self._lead, self._space = self._space, ""
             else:
                 self._plain(mark)
@@ -403,6 +451,7 @@ class TokenSplitter:
         answering: bool = False,
         tools: bool = True,
         hermes: bool = False,
+        dsml: bool = False,
     ) -> None:
         """Begin an answer; as `Splitter`.
 
@@ -412,10 +461,11 @@ class TokenSplitter:
             answering: the prompt had closed it, or begun the content.
             tools: read tool calls.
             hermes: look for Hermes calls in the text, if the vocabulary has no tokens for them.
+            dsml: look for V3.2's calls in the text.
         """
         self._marks = {tokenizer.controls[mark]: mark for mark in MARKS if mark in tokenizer.controls}
         wanted = [mark for mark in MARKS if mark in (THINK, THOUGHT) or (hermes and mark in (HERMES_BEGIN, HERMES_END))]
-        in_text = [mark for mark in wanted if mark not in tokenizer.controls]
+        in_text = [mark for mark in wanted if mark not in tokenizer.controls] + ([DSML_BEGIN] if dsml else [])
         self._splitter = Splitter(in_text, thinking=thinking, answering=answering, tools=tools)
         self._controls = {index: text for text, index in tokenizer.controls.items()}
         self._decoder = tokenizer.stream(skip_specials=True)
@@ -442,8 +492,9 @@ class TokenSplitter:
                 splitter.mark(self._marks[index])
                 self.labels.append("mark" if splitter.part != before or before == "tool_calls" else before)
                 continue
-            if splitter.part == "tool_calls" and index in self._controls:  # in arguments all is shown
-                splitter.text(self._decoder.flush() + self._controls[index])
+            shown = self._controls.get(index)
+            if shown is not None and (splitter.part == "tool_calls" or shown == DSML):  # in arguments all is shown
+                splitter.text(self._decoder.flush() + shown)
             else:
                 splitter.text(self._decoder.push(index))
             self.labels.append(splitter.part)
@@ -469,6 +520,19 @@ def split_text(pieces: Sequence[str], *, thinking: bool = False, tools: bool = T
         splitter.text(piece)
     splitter.end()
     return splitter.taken()
+
+
+def _arguments(body: str) -> str | None:
+    """The arguments of a call in V3.2's markup as JSON; none where it cannot be read."""
+    values, at = {}, 0
+    while found := _PARAMETER.match(body, at):
+        name, is_text, value = found.groups()
+        try:
+            values[name] = value if is_text == "true" else json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+        at = found.end()
+    return None if body[at:].strip() else json.dumps(values, ensure_ascii=False)
 
 
 def _overlap(text: str, mark: str) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyseek.engine.params import SamplingParams
 from tinyseek.errors import UserError
-from tinyseek.llm.answer import CALLS_BEGIN, THINK, THOUGHT, Parts, TokenSplitter
+from tinyseek.llm.answer import CALLS_BEGIN, DSML, THINK, THOUGHT, Parts, TokenSplitter
 from tinyseek.llm.base import (
     DEFAULT,
     ChatDelta,
@@ -336,13 +336,14 @@ def _published_defaults(folder: Path) -> ChatOptions:
 class _Text:
     """One of the `n` answers while it is written."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, hermes: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, hermes: bool, dsml: bool) -> None:
         self.splitter = TokenSplitter(
             tokenizer,
             thinking=prompt.thinking,
             answering=prompt.answering,
             tools=bool(prompt.functions),
             hermes=hermes,
+            dsml=dsml,
         )
         self.decoder = tokenizer.stream(skip_specials=True)
         self.told: list[str] = []  # the engine's text, and how much of it the ids account for
@@ -359,7 +360,8 @@ class _Reading:
         self._one_call = options.parallel_tool_calls is False
         self._cut = False  # an answer was ended here, while the engine perhaps went on
         hermes = chat._call_format == "hermes"
-        self._texts = [_Text(self._tokenizer, prompt, hermes) for _ in range(options.n)]
+        dsml = DSML in (self._tokenizer.chat_template or "")
+        self._texts = [_Text(self._tokenizer, prompt, hermes, dsml) for _ in range(options.n)]
 
     def read(self, request: Request) -> Iterator[ChatDelta]:
         try:

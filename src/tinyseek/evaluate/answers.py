@@ -59,7 +59,7 @@ class Written:
 
 def write(
     model: CausalLM,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     jobs: Sequence[tuple[Sequence[int], SamplingParams]],
     *,
     batch_size: int = 64,
@@ -68,6 +68,7 @@ def write(
     """The texts of each job, a prompt and how to go on from it, in the jobs' order; `batch_size` texts are written at a time.
 
     Args:
+        tokenizer: without one there are tokens and no text, which is faster; what ends a text is then `stop_ids` alone.
         progress: told how many jobs are done with.
     Raises:
         UserError: a prompt leaves no room for an answer in the model's context.
@@ -136,7 +137,8 @@ def ask(
 
     Args:
         prompts: token ids, each ending where the model speaks.
-        draws: how to answer, each of them for every prompt, `n` times; with a seed, prompt `i` draws by one of its own.
+        draws: how to answer, each of them for every prompt, `n` times; with a seed, prompt `i` draws by one of its own. Beside its
+            own, the tokenizer's stop tokens end a text.
         progress: told how many prompts are done with, of `len(draws) * len(prompts)`.
     Raises:
         UserError: a prompt leaves no room for an answer in the model's context.
@@ -149,8 +151,8 @@ def ask(
     for draw in draws:
         for index, prompt in enumerate(prompts):
             seed = None if draw.seed is None else (draw.seed + 1_000_003 * index) % LARGEST_SEED
-            jobs.append((prompt, replace(draw, seed=seed)))
-    written = write(model, tokenizer, jobs, batch_size=batch_size, progress=progress)
+            jobs.append((prompt, replace(draw, seed=seed, stop_ids=draw.stop_ids | frozenset(tokenizer.stop_ids))))
+    written = write(model, None, jobs, batch_size=batch_size, progress=progress)
     opened = [_opened(prompt, tokenizer) for prompt in prompts]
     count = len(prompts)
     return [

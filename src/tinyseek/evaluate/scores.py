@@ -120,8 +120,7 @@ def score_tasks(
     from tinyseek.text.chat import encode_prompt
 
     prompts = [encode_prompt(tokenizer, record["messages"][:-1]) for record in records]
-    stops = frozenset(tokenizer.stop_ids)
-    draws = [SamplingParams(max_tokens=settings.max_tokens, stop_ids=stops)]
+    draws = [SamplingParams(max_tokens=settings.max_tokens)]
     for number in range(settings.seeds if settings.samples else 0):
         draws.append(
             SamplingParams(
@@ -129,7 +128,6 @@ def score_tasks(
                 temperature=settings.temperature,
                 n=settings.samples,
                 seed=settings.seed + number,
-                stop_ids=stops,
             )
         )
     found = ask(model, tokenizer, prompts, draws, batch_size=settings.batch_size, progress=progress)

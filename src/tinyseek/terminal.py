@@ -72,6 +72,8 @@ _TELLING = {
     "tokens": ("train.tokens", "val.tokens"),
     "pretrain": ("steps", "tokens", "val_loss", "tokens_per_s"),
     "sft": ("steps", "tokens", "val_loss", "tokens_per_s"),
+    "reward": ("train_examples", "steps", "val_accuracy", "val_margin"),
+    "classify": ("test_accuracy", "test_macro_f1", "train_texts", "labels"),
     "collect": ("answers", "kept", "right", "cost"),
     "pairs": ("pairs", "prompts", "answers"),
 }

@@ -13,10 +13,11 @@ from small_models import CONFIGS
 from torch import Tensor
 
 from tinyseek.errors import UserError
-from tinyseek.model import adapter, heads, lora
+from tinyseek.model import adapter, heads, lora, merge
 from tinyseek.model.adapter import Base
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.heads import SequenceClassifier
+from tinyseek.model.hub import find_model
 from tinyseek.model.lora_config import LoraConfig
 from tinyseek.model.transformer import CausalLM
 
@@ -168,12 +169,13 @@ def test_an_adapter_with_a_head_is_pefts(name: str, base_format: Any, tmp_path: 
         assert again.labels == LABELS
         if base_format == "float32":
             assert (again(ids) - made(ids)).abs().max() < 1e-4
-        again.save(tmp_path / "merged")
+        merge.fill(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged", "auto")
         assert (theirs(tmp_path / "merged")(input_ids=ids, attention_mask=mask).logits - again(ids)).abs().max() < 1e-4
     with pytest.raises(UserError, match="writes no text"):
         CausalLM.load(tmp_path / "adapter")
     with pytest.raises(UserError, match="writes no text"):
         CausalLM.load(tmp_path / "merged")
+    assert find_model(tmp_path) == tmp_path / "base"  # the newest that writes text
     if name == "gpt2":
         assert "query, key and value" in why
         return

@@ -141,7 +141,7 @@ def save_adapter(
     values: dict[str, Any] = {"peft_type": OURS if why else "LORA", "base_model_name_or_path": base.path or base.name}
     if why:
         tensors = peft.own_tensors(parts)
-        values |= {"r": config.rank, "lora_alpha": config.alpha, "why_not_peft": why}
+        values |= {"r": config.rank, "lora_alpha": config.alpha, "task_type": task, "why_not_peft": why}
     else:
         tensors, rest = peft.to_peft(model.config, set(lora.places(model)), parts, config)
         values |= rest | {"task_type": task}

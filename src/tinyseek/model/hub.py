@@ -50,8 +50,8 @@ def find_model(name: str | Path, say: Callable[[str], None] = lambda _: None) ->
     """The folder of a model.
 
     Args:
-        name: a model's or an adapter's folder; a run's, of which the model that was made last is meant; a .gguf file, which is
-            converted once and kept; or the name of a pulled model.
+        name: a model's or an adapter's folder; a run's, of which the model that was made last is meant, if it writes text;
+            a .gguf file, which is converted once and kept; or the name of a pulled model.
         say: is told of what takes a while.
     Raises:
         UserError: there is no such model, with what to do.
@@ -101,7 +101,18 @@ def _newest_in(run: Path) -> Path:
         raise UserError(
             f"{run}: no model in it (no config.json); give a model's folder, for example runs/quickstart/sft"
         )
-    return max(inside, key=lambda made: inside[made])
+    return max(inside, key=lambda made: (_writes_text(made), inside[made]))
+
+
+def _writes_text(folder: Path) -> bool:
+    """Whether a model's folder is of one that writes text, and not of one that gives classes or rewards (heads.py)."""
+    file = folder / (ADAPTER if (folder / ADAPTER).is_file() else "config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        named = [*(values.get("architectures") or ()), values.get("task_type")]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+    return not any(str(name).endswith(("ForSequenceClassification", "SEQ_CLS")) for name in named)
 
 
 # ---- GGUF files ------------------------------------------------------------------------------------------------------------------

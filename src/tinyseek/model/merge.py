@@ -61,10 +61,15 @@ def fill(folder: Path, base: Path, target: Path, dtype: str) -> int:
     """Write the merged model's files into a folder; returns how many numbers it has."""
     import torch
 
-    from tinyseek.model import adapter
+    from tinyseek.model import adapter, heads
+    from tinyseek.model.heads import SequenceClassifier
     from tinyseek.model.transformer import CausalLM
 
-    model = adapter.load_merged(CausalLM, folder, torch.float32, torch.device("cpu"), base)
+    model: CausalLM | SequenceClassifier
+    if heads.read_head(folder) is not None:
+        model = heads.load_adapter(folder, base=base)
+    else:
+        model = adapter.load_merged(CausalLM, folder, torch.float32, torch.device("cpu"), base)
     model.save(target, getattr(torch, stored(base) if dtype == "auto" else dtype))
     for name in _BESIDE:
         there = next((place / name for place in (folder, base) if (place / name).is_file()), None)

@@ -67,11 +67,10 @@ def build(settings: ClassifySettings, folder: Path) -> None:
             write=learns.write,
         )
         del learns
-        figures = found.figures() | {"trained_on": len(splits["train"]), "truncated": splits["train"].cut}
-        figures |= {"dropped_too_long": splits["train"].dropped}
+        figures: dict[str, Any] = {}
         if parallel.is_first():
             split = "test" if len(splits["test"]) else "val"
-            figures |= score(outcome.folder, split, splits[split], found, tokenizer, settings, folder.name)
+            figures = score(outcome.folder, split, splits[split], found, tokenizer, settings, folder.name)
         loop.finish(outcome, work, folder, "classify", settings, inputs, keys, tokenizer.for_whole_texts(), figures)
 
 

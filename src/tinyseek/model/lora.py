@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyseek.errors import UserError
+from tinyseek.model.block import Block
 from tinyseek.model.frozen import (
     FrozenEmbedding,
     FrozenExperts,
@@ -31,6 +32,7 @@ from tinyseek.model.lora_config import ALL_LINEAR, LoraConfig, choose
 from tinyseek.model.moe import Experts, Router
 from tinyseek.model.packed import Format
 from tinyseek.model.transformer import CausalLM
+from tinyseek.model.written_out import WrittenOut
 
 Linear = nn.Linear | FrozenLinear
 
@@ -277,6 +279,9 @@ def add_lora(model: CausalLM, config: LoraConfig, base: Format = "float32") -> l
         change.to(model.device)
         change.fit_magnitude(original(place))
         put(place, change)
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.halves = WrittenOut()
     for name in whole:
         for parameter in model.get_submodule(name).parameters():
             parameter.data = parameter.data.float()

@@ -10,6 +10,7 @@ import torch
 from html_pages import HOSTILE, phrases_of, safe
 
 from tinyseek.cli import main
+from tinyseek.commands.evaluate import _judge
 from tinyseek.errors import UserError
 from tinyseek.evaluate import compare_page
 from tinyseek.evaluate.compare import Comparison, Reply, Side, compare, read_prompts
@@ -20,6 +21,7 @@ from tinyseek.llm.base import Answer, ChatError, ChatModel, Usage
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.examples import Prompt
+from tinyseek.text.tasks import Counts, TaskSettings, check, generate
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 
 
@@ -178,6 +180,21 @@ def test_reading_prompts(tmp_path):
         read_prompts(str(tmp_path / "none.txt"), 4)
     with pytest.raises(UserError, match="nowhere"):
         read_prompts("nowhere", 4)
+
+
+def test_our_own_tasks_are_judged_as_eval_does(tmp_path):
+    """By their own reply in full as well as by the bare answer, and a refusal however it goes on."""
+    records = generate(TaskSettings(train=Counts(world=300), heldout=Counts(arithmetic=5, world=20, refusal=5))).heldout
+    (tmp_path / "heldout.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = read_prompts(str(tmp_path), 100)
+    judge = _judge(CompareSettings())
+    for texts in (
+        [record["messages"][-1]["content"].rpartition("</think>")[2] for record in records],
+        [record["answer"] for record in records],
+        ["no idea"] * len(records),
+    ):
+        scores = judge(found, [{"role": "assistant", "content": text} for text in texts])
+        assert scores == [float(check(record, text)) for record, text in zip(records, texts, strict=True)]
 
 
 def test_the_command_on_real_models(prompts, tmp_path, capsys):

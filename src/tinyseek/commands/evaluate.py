@@ -175,10 +175,10 @@ def _judge(settings: CompareSettings) -> Judge:
             rewards.check(list(dict.fromkeys(name for own in columns for name in own)))
             scores = rewards([p.messages for p in prompts], [[m] for m in messages], columns)[:, 0].tolist()
         found: list[float | None] = [None if score != score else score for score in scores]
-        if known:  # our own tasks hold refusals too, which may be said in many ways
+        if known:  # of our own tasks the whole reply is right too, and a refusal however it goes on
             for at, (own, message) in enumerate(zip(columns, messages, strict=True)):
-                if own.get("kind") == "refusal" and found[at] is not None:
-                    found[at] = float(check({"messages": [{"content": ""}], **own}, message["content"]))
+                if "reply" in own and check({"messages": [{"content": own["reply"]}], **own}, message["content"]):
+                    found[at] = 1.0
         return found
 
     return judge

@@ -20,6 +20,7 @@ from tinyseek.evaluate.progress import counted
 from tinyseek.llm.base import ChatError, ChatModel, ChatOptions, ContextError, Message
 from tinyseek.text.datasets import find_data
 from tinyseek.text.examples import Prompt
+from tinyseek.text.tasks import read_tasks
 
 # Scores of answers to prompts, by one model: a number each, or none where the judge has nothing to say.
 Judge = Callable[[Sequence[Prompt], Sequence[Message]], list[float | None]]
@@ -145,12 +146,30 @@ def read_prompts(source: str, count: int) -> list[Prompt]:
             raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
         prompts = [Prompt([{"role": "user", "content": line.strip()}], {}) for line in lines if line.strip()]
     else:
-        prompts = list(find_data(source).examples("prompt"))
+        prompts = _tasks(path) or list(find_data(source).examples("prompt"))
     if not prompts:
         raise UserError(f"{source}: no prompt in it; write one a line")
     if len(prompts) <= count:
         return prompts
     return [prompts[number * len(prompts) // count] for number in range(count)]
+
+
+def _tasks(path: Path) -> list[Prompt]:
+    """Tasks as prompts whose column `reply` is their own answer in full; none if the file is not of tasks."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return []
+    try:
+        records = read_tasks(path)
+    except UserError:
+        return []
+    return [
+        Prompt(
+            r["messages"][:-1],
+            {k: v for k, v in r.items() if k != "messages"} | {"reply": r["messages"][-1]["content"]},
+        )
+        for r in records
+        if len(r["messages"]) > 1
+    ]
 
 
 def compare(

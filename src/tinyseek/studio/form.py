@@ -91,7 +91,8 @@ def models(names: Sequence[str], chosen: str, words: Words) -> Html:
     """Whom to talk with, where there are several."""
     line = el("div", el("span", words("Model")), class_="line")
     buttons = [_option("model", name, name, name == chosen) for name in names]
-    why = el("p", words(Talk.model_fields["model"].description or ""), class_="why")
+    info = Talk.model_fields["model"]
+    why = el("p", words(info.description or ""), class_="why")
     return el("div", line, el("div", buttons, class_="segments"), why, class_="field", data_of="model")
 
 

@@ -73,6 +73,7 @@ LIGHT = (
     "tinyseek.train.background",
     "tinyseek.evaluate.options",
     "tinyseek.tune.distill.options",
+    "tinyseek.tune.rl.options",
 )
 
 

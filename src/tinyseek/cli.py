@@ -42,6 +42,7 @@ One stage of a recipe at a time
   dpo OUT             teach it which of two answers is better             tinyseek dpo runs/my/dpo data=[pairs.jsonl]
   kto OUT             teach it which answers are liked                    tinyseek kto runs/my/kto data=[thumbs.jsonl]
   grpo OUT            teach it by rewards of its own answers              tinyseek grpo runs/my/grpo data=[tasks]
+  ppo OUT             the same, with a value head                         tinyseek ppo runs/my/ppo data=[tasks]
   collect OUT         a teacher's answers, judged and cleaned             tinyseek collect runs/my/collect teacher=runs/my/sft
   distill OUT         teach a student a teacher's probabilities           tinyseek distill runs/my/small teacher=runs/my/sft
   pairs OUT           preference pairs of such answers                    tinyseek pairs runs/my/pairs answers=[collect]
@@ -66,6 +67,7 @@ STAGES = (
     "dpo",
     "kto",
     "grpo",
+    "ppo",
     "collect",
     "pairs",
     "distill",

@@ -89,6 +89,9 @@ KINDS: dict[str, Kind] = {
     "grpo": Kind(
         "tinyseek.tune.rl.options:GrpoSettings", "tinyseek.tune.rl.grpo", "teach a model by rewards of its own answers"
     ),
+    "ppo": Kind(
+        "tinyseek.tune.rl.options:PpoSettings", "tinyseek.tune.rl.ppo", "teach a model by rewards and what it expects"
+    ),
     "eval": Kind("tinyseek.evaluate.options:EvalSettings", "tinyseek.evaluate.scores", "score models on held-out data"),
     "report": Kind("tinyseek.evaluate.options:ReportSettings", "tinyseek.evaluate.report", "write the report card"),
 }

@@ -21,8 +21,9 @@ from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 from tinyseek.train.objective import Update
 from tinyseek.tune.rl import child, shipped
 from tinyseek.tune.rl.asking import read_questions
-from tinyseek.tune.rl.grpo import Grpo, frozen_start
+from tinyseek.tune.rl.grpo import Grpo
 from tinyseek.tune.rl.options import GrpoSettings
+from tinyseek.tune.rl.policy import frozen_start
 from tinyseek.tune.rl.rewards import RewardSet
 from tinyseek.tune.rl.rollouts import Answer
 

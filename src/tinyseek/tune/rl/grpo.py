@@ -93,7 +93,7 @@ class Grpo(Asking[GrpoSettings]):
         passes: list[Update] = [*updates] * settings.num_iterations
         tokens = sum(len(q.ids) + len(a.ids) for q, g in zip(heard.questions, heard.answers, strict=True) for a in g)
         self._gap, self._known = Gap(), Known()
-        self._batch = Batch(passes, tokens, figures)
+        self._batch = Batch(passes, tokens, figures | self._gap.figures())
         return self._batch
 
     def _with_differences(self, heard: Heard) -> tuple[Heard, int, int]:

@@ -1,4 +1,4 @@
-"""What models say of answers that were sampled: the one that learns, the one that it started as, and the engine that sampled them."""
+"""What is said of sampled answers: by the model that learns, by the one that it started as, and by the engine that sampled them."""
 
 from __future__ import annotations
 

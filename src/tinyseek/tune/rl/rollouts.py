@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,29 +16,16 @@ from tinyseek.engine.cache import bytes_per_token, default_tokens
 from tinyseek.engine.engine import Engine
 from tinyseek.engine.options import EngineSettings
 from tinyseek.engine.params import LARGEST_SEED, MOST_TEXTS, SamplingParams
+from tinyseek.engine.together import SIZE, Together, Written, is_compiled
 from tinyseek.model import lora
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.chat import decode_answer
 from tinyseek.text.tokenizer import Tokenizer
 
-BLOCK = 16
 READ_AT_ONCE = 4096  # tokens of prompts that a step reads
 MOST_AT_ONCE = 4096  # texts; more wait for their turn
 
-
-@dataclass
-class Answer:
-    """One sampled answer.
-
-    Attributes:
-        ids: its tokens, the one that ends it included.
-        logps: the engine's log-probabilities of them, at temperature 1; NaN for the end, which it does not tell.
-        finished: it ended by itself, and was not cut.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    finished: bool = False
+Answer = Written  # its `logps` are the engine's, at temperature 1; NaN where it tells none
 
 
 class Rollouts:
@@ -62,7 +48,7 @@ class Rollouts:
         """Sample answers of at most `max_tokens` tokens."""
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.temperature, self.top_p, self.top_k = max_tokens, temperature, top_p, top_k
-        self._engine: Engine | None = None
+        self._engine: Engine | Together | None = None
         self._room = (0, 0)  # texts and tokens that it has room for
 
     def sample(
@@ -77,27 +63,35 @@ class Rollouts:
         """
         if not prompts:
             return []
-        answers: list[list[Answer]] = []
+        seeds = [seed % LARGEST_SEED for seed in seeds]
         with self._ready(prompts, each) as engine:
-            requests = []
-            for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-                for first in range(0, each, MOST_TEXTS):
-                    params = self._params(min(MOST_TEXTS, each - first), seed + first, greedy)
-                    requests.append((number, engine.submit(prompt, params)))
-            answers = [[] for _ in prompts]
-            for number, request in requests:
-                texts = [Answer() for _ in range(request.params.n)]
-                for piece in request:
-                    text = texts[piece.index]
-                    text.ids += piece.ids
-                    text.logps += [told.logprob for told in piece.logprobs]
-                    if piece.error is not None:
-                        raise RuntimeError(f"the engine failed while sampling: {piece.error}")
-                    if piece.finish == "stop" and isinstance(piece.stop, int):
-                        text.ids.append(piece.stop)
-                        text.logps.append(float("nan"))
-                        text.finished = True
-                answers[number] += texts
+            if isinstance(engine, Together):
+                return engine.write(prompts, each, self._params(1, 0, greedy), seeds)
+            return self._by_requests(engine, prompts, each, seeds, greedy)
+
+    def _by_requests(
+        self, engine: Engine, prompts: Sequence[Sequence[int]], each: int, seeds: Sequence[int], greedy: bool
+    ) -> list[list[Answer]]:
+        """The general way, for models and devices that the loops do not serve."""
+        requests = []
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            for first in range(0, each, MOST_TEXTS):
+                params = self._params(min(MOST_TEXTS, each - first), seed + first, greedy)
+                requests.append((number, engine.submit(prompt, params)))
+        answers: list[list[Answer]] = [[] for _ in prompts]
+        for number, request in requests:
+            texts = [Answer() for _ in range(request.params.n)]
+            for piece in request:
+                text = texts[piece.index]
+                text.ids += piece.ids
+                text.logps += [told.logprob for told in piece.logprobs]
+                if piece.error is not None:
+                    raise RuntimeError(f"the engine failed while sampling: {piece.error}")
+                if piece.finish == "stop" and isinstance(piece.stop, int):
+                    text.ids.append(piece.stop)
+                    text.logps.append(float("nan"))
+                    text.finished = True
+            answers[number] += texts
         return answers
 
     def _params(self, each: int, seed: int, greedy: bool) -> SamplingParams:
@@ -113,7 +107,7 @@ class Rollouts:
         )
 
     @contextmanager
-    def _ready(self, prompts: Sequence[Sequence[int]], each: int) -> Iterator[Engine]:
+    def _ready(self, prompts: Sequence[Sequence[int]], each: int) -> Iterator[Engine | Together]:
         """The engine over the weights as they are now."""
         model, was_training = self.model, self.model.training
         model.eval()
@@ -122,12 +116,12 @@ class Rollouts:
         try:
             texts = min(MOST_AT_ONCE, len(prompts) * each)
             longest = min(max(map(len, prompts)) + self.max_tokens, model.config.max_position_embeddings)
-            tokens = texts * -(-longest // BLOCK) * BLOCK
+            tokens = (texts + len(prompts)) * (-(-longest // SIZE) + 1) * SIZE
             if self._engine is None or adapted or texts > self._room[0] or tokens > self._room[1]:
                 self._engine = None  # its memory goes first
                 self._engine = make_engine(model, texts, tokens)
                 self._room = texts, tokens
-            else:
+            elif isinstance(self._engine, Engine):
                 self._engine.forget()
             yield self._engine
         finally:
@@ -137,13 +131,15 @@ class Rollouts:
             model.train(was_training)
 
 
-def make_engine(model: CausalLM, texts: int, tokens: int) -> Engine:
+def make_engine(model: CausalLM, texts: int, tokens: int) -> Engine | Together:
     """An engine with room for so many texts, of so many tokens together, as far as memory goes."""
     per_token = bytes_per_token(model.config, torch.float32, model.config.num_hidden_layers)
-    most = default_tokens(model.config, per_token, model.device, texts)
+    tokens = min(tokens, default_tokens(model.config, per_token, model.device, 2 * texts))
+    if is_compiled(model):
+        return Together(model, tokens)
     settings = EngineSettings(
-        block_size=BLOCK,
-        cache_tokens=min(tokens, most),
+        block_size=SIZE,
+        cache_tokens=tokens,
         max_sequences=texts,
         max_batch_tokens=max(READ_AT_ONCE, texts),
         max_waiting=max(256, MOST_TEXTS * texts),

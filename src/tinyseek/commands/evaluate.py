@@ -41,23 +41,27 @@ def evaluate(arguments: list[str]) -> int:
     )
     parser.add_argument("--tasks", metavar="NAME,FILE", help="benchmarks of lm-eval, separated by commas")
     parser.add_argument(
-        "--out", help="the folder to write; by default beside the first model, MODEL.eval or MODEL.lm-eval"
+        "--out", help="the folder to write; by default MODEL.eval or MODEL.lm-eval beside a folder, here for others"
     )
     chosen = parser.parse_intermixed_args(arguments)
     from tinyseek.settings import nested
     from tinyseek.talk import model_folder
 
     given = [word for word in chosen.models if "=" in word and not Path(word).exists()]
-    models = [model_folder(word) for word in chosen.models if word not in given]
+    words = [word for word in chosen.models if word not in given]
+    models = [model_folder(word) for word in words]
     if not models:
         raise UserError("name at least one model folder: tinyseek eval MODEL")
     values = nested(given)
+    kind = "eval" if chosen.tasks is None else "lm-eval"
+    home = models[0].parent if Path(words[0]).is_dir() else Path()  # a pulled model's lies in the cache
+    out = Path(chosen.out) if chosen.out else home / f"{models[0].name}.{kind}"
     if chosen.tasks is not None:
-        return _lm_eval(models, chosen.tasks, values, chosen.out)
-    return _own(models, values, chosen.out)
+        return _lm_eval(models, chosen.tasks, values, out)
+    return _own(models, values, out)
 
 
-def _own(models: list[Path], given: dict[str, Any], place: str | None) -> int:
+def _own(models: list[Path], given: dict[str, Any], out: Path) -> int:
     from tinyseek import terminal
 
     values: dict[str, Any] = {}
@@ -70,12 +74,11 @@ def _own(models: list[Path], given: dict[str, Any], place: str | None) -> int:
             f"{models[0].parent}: no data/ and no tasks/ there to score on; give data=PATH or tasks=PATH "
             "(or --tasks NAME for lm-eval's benchmarks)"
         )
-    out = bring("eval", Path(place) if place else models[0].with_name(f"{models[0].name}.eval"), values)
-    terminal.scores(out)
+    terminal.scores(bring("eval", out, values))
     return 0
 
 
-def _lm_eval(models: list[Path], tasks: str, given: dict[str, Any], place: str | None) -> int:
+def _lm_eval(models: list[Path], tasks: str, given: dict[str, Any], out: Path) -> int:
     from tinyseek import terminal
     from tinyseek.evaluate.options import HarnessSettings, model_names
 
@@ -87,7 +90,6 @@ def _lm_eval(models: list[Path], tasks: str, given: dict[str, Any], place: str |
         raise UserError("lm-eval is not installed, whose tasks these are: pip install 'tinyseek[lm-eval]'")
     from tinyseek.evaluate import harness
 
-    out = Path(place) if place else models[0].with_name(f"{models[0].name}.lm-eval")
     harness.evaluate(dict(zip(model_names(models), models, strict=True)), wanted, settings, out)
     terminal.benchmarks(out)
     print(f"\neach question and answer: {out / 'samples.jsonl'}")

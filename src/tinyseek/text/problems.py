@@ -15,7 +15,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -279,14 +279,12 @@ def _difference(rng: random.Random) -> str:
     return f"{top}-{b}{'-1' * carry}={top - b - carry}"
 
 
-def _exercise(rng: random.Random, settings: ProblemSettings) -> str:
-    """Two numbers as problems have them, worked out by digits: no held-out problem's, and none to practise on."""
+def _exercise(rng: random.Random, digits: int) -> Problem:
+    """Two numbers as problems have them: a lesson's, so none that is held out or practised on."""
     while True:
-        problem = Problem.draw(rng, 2, settings.digits)
+        problem = Problem.draw(rng, 2, digits)
         if problem.pool == "lessons":
-            break
-    (a, b), (sign,) = problem.numbers, problem.signs
-    return _worked(a, sign, b) if rng.random() < 0.75 else f"{a}{sign}{b}={problem.answer}"
+            return problem
 
 
 def _said(rng: random.Random, lang: Lang) -> str:
@@ -309,15 +307,18 @@ def _said(rng: random.Random, lang: Lang) -> str:
 
 
 def page(rng: random.Random, lang: Lang, settings: ProblemSettings) -> str:
-    """A page of eight lines: sums of digits, exercises of two numbers, and lines in words."""
-    kinds: tuple[tuple[Callable[[], str], float], ...] = (
-        (lambda: _sum(rng), 0.15),
-        (lambda: _difference(rng), 0.15),
-        (lambda: _exercise(rng, settings), 0.5),
-        (lambda: _said(rng, lang), 0.2),
-    )
-    makers = rng.choices([make for make, _ in kinds], [weight for _, weight in kinds], k=8)
-    return "\n".join(make() for make in makers)
+    """A page: exercises, then in any order their solutions, sums of digits, and lines in words.
+
+    What was asked is said again from afar: so a model learns to copy numbers before it is asked to.
+    """
+    exercises = [_exercise(rng, settings.digits) for _ in range(rng.randint(2, 4))]
+    lines = [_sum(rng), _difference(rng), _said(rng, lang)]
+    for problem in exercises:
+        (a, b), (sign,) = problem.numbers, problem.signs
+        lines.append(_worked(a, sign, b) if rng.random() < 0.75 else f"{a}{sign}{b}={problem.answer}")
+    rng.shuffle(lines)
+    heading, comma = ("Exercises: ", ", ") if lang == "en" else ("习题：", "，")
+    return "\n".join([heading + comma.join(map(str, exercises)), *lines])
 
 
 # --------------------------------------------------------------------------------------------------------------- stage

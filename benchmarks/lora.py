@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -187,7 +188,7 @@ def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         sft.build(settings(arguments, work), work / "ours")
     records = [json.loads(line) for line in (work / "ours" / "metrics.jsonl").read_text().splitlines()]
     ends = [record["seconds"] for record in records]
-    seconds = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    seconds = [end - start for start, end in pairwise(ends)]
     return figures_of(seconds, [record["targets"] for record in records], [record["loss"] for record in records])
 
 

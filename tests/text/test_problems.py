@@ -110,12 +110,13 @@ def test_manners_are_as_asked():
         records = generate(ProblemSettings(train=400, heldout=0, **settings))["train"]
         return [r["messages"][1].get("reasoning_content") for r in records]
 
-    plain = thoughts(columns=0, talk=0)
+    plain = thoughts(columns={}, talk=0)
     assert all(re.fullmatch(r"\S+=\d+", text) for text in plain)
-    assert all(text.count(" ") >= 4 for text in thoughts(columns=1, talk=0))
-    mixed = thoughts(columns=0.3, talk=0)
+    assert all(text.count(" ") >= 4 for text in thoughts(columns={"+": 1, "-": 1}, talk=0))
+    mixed = thoughts(columns={"-": 0.6}, talk=0)
     assert 0.2 < sum(" " in text for text in mixed) / len(mixed) < 0.4
-    talking = thoughts(columns=0, talk=0.8)
+    assert all("-" in text for text in mixed if " " in text)
+    talking = thoughts(columns={}, talk=0.8)
     assert len({re.sub(r"\d", "", text) for text in talking}) > 50
     assert thoughts(solutions="bare") == [None] * 400
 

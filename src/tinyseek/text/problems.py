@@ -15,10 +15,10 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,10 +27,12 @@ from tinyseek.errors import UserError
 from tinyseek.settings import StageSettings, taken_from
 from tinyseek.text.world import Lang
 
+Sign = Literal["+", "-"]
 Pool = Literal["heldout", "lessons", "practice"]
 Record = dict[str, Any]
 
 HELD_OUT, LESSONS = 0.2, 0.5  # of all problems: a fifth is held out, three tenths are lessons, one half is practice
+_SIGNS: tuple[Sign, Sign] = ("+", "-")
 _MISSES = 100_000  # draws in a row that give nothing new, after which there is nothing new
 
 
@@ -51,8 +53,9 @@ class ProblemSettings(StageSettings):
     solutions: Literal["worked", "bare"] = Field(
         "worked", description="with the reasoning before the answer, or the answer alone"
     )
-    columns: float = Field(
-        0.5, ge=0, le=1, description="share of solutions that go digit by digit; the others say each sum at a glance"
+    columns: dict[Sign, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {"+": 0.25, "-": 0.75},
+        description="sign -> share of its sums that go digit by digit; the others are said at a glance",
     )
     talk: float = Field(0.8, ge=0, le=1, description="share of the places for talk that have some")
     terms: int = Field(2, ge=2, le=8, description="numbers in a problem")
@@ -72,7 +75,7 @@ class Problem:
     """`61 - 48 + 71`: numbers, and the sign before each but the first. No sum on the way is negative."""
 
     numbers: tuple[int, ...]
-    signs: tuple[str, ...]
+    signs: tuple[Sign, ...]
 
     @property
     def sums(self) -> list[int]:
@@ -106,11 +109,11 @@ class Problem:
 
     @staticmethod
     def draw(rng: random.Random, terms: int, digits: int) -> Problem:
-        """One of all that there are with so many terms, each as likely."""
+        """Signs, each as likely as the other; then numbers that go with them, each choice as likely."""
         low, high = 10 ** (digits - 1) if digits > 1 else 0, 10**digits - 1
+        signs = tuple(rng.choice(_SIGNS) for _ in range(terms - 1))
         while True:
-            numbers = tuple(rng.randint(low, high) for _ in range(terms))
-            problem = Problem(numbers, tuple(rng.choice("+-") for _ in numbers[1:]))
+            problem = Problem(tuple(rng.randint(low, high) for _ in range(terms)), signs)
             if min(problem.sums) >= 0:
                 return problem
 
@@ -165,9 +168,8 @@ def _worked(a: int, sign: str, b: int) -> str:
     return f"{a} {sign} {b}: {columns(a, sign, b)} {a}{sign}{b}={a + b if sign == '+' else a - b}"
 
 
-def reasoning(problem: Problem, lang: Lang, rng: random.Random, by_columns: float, talk: float) -> str:
-    """A way of thinking that leads to the answer, a line a step, in a method and with talk that are drawn."""
-    by_digits = rng.random() < by_columns
+def reasoning(problem: Problem, lang: Lang, rng: random.Random, by_columns: Mapping[Sign, float], talk: float) -> str:
+    """A way of thinking that leads to the answer, a line a step, in methods and with talk that are drawn."""
     lines: list[str] = []
     if rng.random() < talk:
         lines += rng.sample(_OPENINGS[lang], rng.choice((1, 1, 2)))
@@ -175,6 +177,7 @@ def reasoning(problem: Problem, lang: Lang, rng: random.Random, by_columns: floa
     for step, (sign, number) in enumerate(zip(problem.signs, problem.numbers[1:], strict=True)):
         if step and rng.random() < talk:
             lines.append(rng.choice(_BETWEEN[lang]))
+        by_digits = rng.random() < by_columns.get(sign, 0.0)
         lines.append(_worked(sums[step], sign, number) if by_digits else f"{sums[step]}{sign}{number}={sums[step + 1]}")
     if rng.random() < talk:
         lines.append(rng.choice(_ENDINGS[lang]))
@@ -238,7 +241,8 @@ def problem_in(prompt: str) -> Problem | None:
     if found is None:
         return None
     first, *rest = found[0].split(" ")
-    problem = Problem((int(first), *map(int, rest[1::2])), tuple(rest[::2]))
+    signs: tuple[Sign, ...] = tuple("+" if sign == "+" else "-" for sign in rest[::2])
+    problem = Problem((int(first), *map(int, rest[1::2])), signs)
     return problem if min(problem.sums) >= 0 else None
 
 

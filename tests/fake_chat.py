@@ -54,8 +54,8 @@ def tiny_engine() -> Engine:
 class FakeChat(LocalChat):
     """`say X` says X; `slow N` says N words, one every twentieth of a second; `think`, `tool`, `fail` and `options` do that."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine, "a fake model")
+    def __init__(self, engine: Engine, name: str = "a fake model") -> None:
+        super().__init__(engine, name)
         self.asked: list[tuple[list[Message], ChatOptions]] = []
 
     async def astream(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> AsyncIterator[ChatDelta]:
@@ -93,7 +93,7 @@ class FakeChat(LocalChat):
         elif messages[-1]["role"] == "tool":
             parts = [f"The tool says {said}."]
         else:
-            parts = ["You said: ", said]
+            parts = ["You said: " if self.name == "a fake model" else f"To {self.name} you said: ", said]
         for part in parts:
             tokens = self.tokenizer.encode(part)
             ids += tokens
@@ -116,7 +116,7 @@ def main(port: int, folder: str, key: str = "") -> None:
     engine.runner.warm()  # compiling takes half a minute, once: before the tests look at the clock
     chat = FakeChat(engine)
     app = make_app(chat, ServeSettings(port=port, api_key=key))
-    mount(app, chat, StudioSettings(data=folder))
+    mount(app, chat, StudioSettings(data=folder), [FakeChat(engine, "another")])
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 

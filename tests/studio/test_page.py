@@ -211,6 +211,22 @@ def test_settings_reach_the_model(visit: Any) -> None:
     assert json.loads(prose(page)) == [None, 99, 4, False, "Answer like a pirate.", 1]
 
 
+def test_a_conversation_is_had_with_the_model_that_was_chosen(visit: Any) -> None:
+    page = visit().open()
+    assert "a fake model" in page.inner_text(".foot")
+    page.click('.top [data-act="settings"]')
+    page.click('.field[data-of="model"] >> text=another')
+    page.wait_for_selector('.field[data-of="model"] [aria-pressed="true"] >> text=another')
+    ask(page, "hello")
+    assert prose(page) == "To another you said: hello"
+    assert "another" in page.inner_text(".foot")
+    click(page, "look")
+    page.wait_for_selector(".answer-tokens")
+    page.reload()
+    page.wait_for_selector(".message")
+    assert "another" in page.inner_text(".foot")
+
+
 def test_tools_are_shown_and_answered(visit: Any) -> None:
     page = visit().open()
     ask(page, "tool Oslo")

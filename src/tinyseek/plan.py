@@ -1,8 +1,8 @@
 """What a whole recipe needs on this machine: parameters, memory, time. Measured on a small scale before anything runs.
 
 The cheap stages (cleaning, tasks, tokenizer, tokens) really run on a first piece of the corpus, in a folder that is thrown away;
-training takes a few real steps in a process of its own (train/plan.py). Times are scaled by the corpus's size and the number of
-steps.
+training takes a few real steps in a process of its own (train/plan.py); what asks a model asks a fresh one of the same shape, which
+writes until it is stopped: a little longer than the real one will. Times are scaled by the corpus's size and the number of steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,9 +22,15 @@ from tinyseek.model.config import ModelConfig
 from tinyseek.recipe import KINDS, Recipe, kind_of
 from tinyseek.settings import StageSettings
 from tinyseek.train.options import PretrainSettings, TrainSettings
-from tinyseek.tune.options import SftSettings
+from tinyseek.tune.distill.options import CollectSettings
+from tinyseek.tune.options import SftSettings, TuneSettings
+from tinyseek.tune.preferences.options import PreferenceSettings
+from tinyseek.tune.rl.options import RlSettings
 
 SAMPLE_BYTES = 6_000_000  # of the corpus that the cheap stages are tried on
+ASKED = 32  # prompts that a teacher is tried on
+ROLLOUTS = 3  # steps of learning from rewards that are tried; the first one compiles
+PAIR = 2.4  # what a preference step costs beside one on as many rows: two answers, and the reference's share of them
 _GB = 1e9
 
 
@@ -58,22 +64,46 @@ class _Planner:
         self.recipe, self.folder, self.say = recipe, folder, say
         self.scale: dict[str, float] = {}  # data stage -> how many times its sample the corpus is
         self.configs: dict[str, ModelConfig] = {}
+        self.untried: set[str] = set()  # stages whose sample says nothing, and those that are made of them
         self.plans: dict[str, StagePlan] = {}
 
     def plan(self) -> list[StagePlan]:
         for name, settings in self.recipe.stages.items():
             self.say(f"trying {name}")
-            if isinstance(settings, PretrainSettings):
-                self.plans[name] = self._pretrain(name, settings)
-            elif isinstance(settings, SftSettings):
-                self.plans[name] = self._sft(name, settings)
-            elif kind_of(settings) == "eval":
-                self.plans[name] = self._evaluate(name, settings)
-            elif kind_of(settings) == "report":
-                self.plans[name] = StagePlan(name, "report", 4.0, 350_000_000)
-            else:
-                self.plans[name] = self._cheap(name, settings)
+            if isinstance(settings, CollectSettings) or (
+                self._untried(settings) and not isinstance(settings, TrainSettings)
+            ):
+                self.untried.add(name)
+            try:
+                self.plans[name] = self._plan(name, settings)
+            except UserError as error:
+                if not self._untried(settings):  # the recipe itself is at fault, not what the sample lacks
+                    raise
+                self.plans[name] = StagePlan(
+                    name, kind_of(settings), 2.0, _resident(), note=f"not tried: {error!s:.60}"
+                )
         return list(self.plans.values())
+
+    def _plan(self, name: str, settings: StageSettings) -> StagePlan:
+        if isinstance(settings, PretrainSettings):
+            return self._pretrain(name, settings)
+        if isinstance(settings, SftSettings) and not self._untried(settings):
+            return self._sft(name, settings)
+        if isinstance(settings, RlSettings):
+            return self._rewards(name, settings)
+        if isinstance(settings, TuneSettings):
+            return self._tune(name, settings)
+        if isinstance(settings, CollectSettings) and settings.teacher in self.configs:
+            return self._collect(name, settings)
+        if kind_of(settings) == "eval":
+            return self._evaluate(name, settings)
+        if kind_of(settings) == "report":
+            return StagePlan(name, "report", 4.0, 350_000_000)
+        return self._cheap(name, settings)
+
+    def _untried(self, settings: StageSettings) -> bool:
+        """Whether a stage takes what only the real run will have: answers of trained models, or what is made of them."""
+        return any(source in self.untried for source in settings.taken().values())
 
     def _source(self, source: str) -> Path:
         """Where a stage's input is: what the sample was made into, or the path that it is."""
@@ -91,7 +121,7 @@ class _Planner:
         started = time.perf_counter()
         KINDS[kind_of(settings)].build_function()(settings, self.folder / name)
         seconds = (time.perf_counter() - started) * scale
-        return StagePlan(name, kind_of(settings), seconds, psutil.Process().memory_info().rss)
+        return StagePlan(name, kind_of(settings), seconds, _resident())
 
     def _sampled(self, settings: StageSettings) -> tuple[StageSettings, float]:
         """The stage's settings over the first part of its corpus, and how many times that the whole is."""
@@ -137,6 +167,77 @@ class _Planner:
         if rows is None:
             raise UserError(f"{name}: no example is left to learn from in {', '.join(settings.data)}")
         return self._training(name, settings, config, settings.total_steps(len(rows)), packed=True)
+
+    def _tune(self, name: str, settings: TuneSettings) -> StagePlan:
+        """Other learning: the same steps over full rows, so rather too long than too short."""
+        config = self.configs[name] = self._config(settings.model)
+        if settings.steps is None:
+            raise UserError("how many steps it takes follows from data that are not there yet; steps= would tell")
+        planned = self._training(name, settings, config, settings.steps, packed=True)
+        times = PAIR if isinstance(settings, PreferenceSettings) else 1.0
+        return replace(planned, seconds=planned.seconds * times, note=f"{settings.steps:,} steps, at most")
+
+    def _rewards(self, name: str, settings: RlSettings) -> StagePlan:
+        """A few real steps, with answers as long as they may be."""
+        config = self.configs[name] = self._config(settings.model)
+        data = {
+            "model": str(self._fresh(settings.model)),
+            "data": [str(self._source(source)) for source in settings.data],
+        }
+        quiet = {"val_fraction": 0.0, "save_every": 0, "show_every": 0, "rewards": {"length": 1.0}, "resume": "fresh"}
+        tried = settings.model_copy(update={**data, **quiet, "steps": ROLLOUTS, "warmup_steps": 0})
+        KINDS[kind_of(settings)].build_function()(tried, self.folder / name)
+        records = [json.loads(line) for line in (self.folder / name / "metrics.jsonl").open(encoding="utf-8")]
+        each = (records[-1]["seconds"] - records[0]["seconds"]) / (len(records) - 1)
+        steps = settings.steps or settings.total_steps(self._records(settings.data))
+        answers = f"{settings.batch_size} x {settings.num_generations}"
+        note = f"{steps:,} steps of {answers} answers of {settings.max_completion_length} tokens, at most"
+        from tinyseek.model.counts import count
+
+        counts = count(config)
+        return StagePlan(
+            name,
+            kind_of(settings),
+            records[0]["seconds"] + each * steps,
+            _resident(),
+            counts.total,
+            counts.active,
+            note,
+        )
+
+    def _collect(self, name: str, settings: CollectSettings) -> StagePlan:
+        """A few prompts, with answers as long as they may be."""
+        prompts = self._records(settings.data)
+        prompts = min(prompts, settings.limit or prompts)
+        data = {"teacher": str(self._fresh(settings.teacher)), "data": [str(self._source(s)) for s in settings.data]}
+        tried = settings.model_copy(update={**data, "limit": min(ASKED, prompts)})
+        KINDS["collect"].build_function()(tried, self.folder / f"{name}.first")  # the loops compile
+        started = time.perf_counter()
+        KINDS["collect"].build_function()(tried, self.folder / name)
+        seconds = (time.perf_counter() - started) * prompts / min(ASKED, prompts)
+        return StagePlan(name, "collect", seconds, _resident(), note=f"{prompts:,} prompts x {settings.n}, at most")
+
+    def _records(self, sources: list[str]) -> int:
+        """How many records data folders hold to learn from."""
+        files = [self._source(source) / "train.jsonl" for source in sources]
+        return max(1, sum(file.read_bytes().count(b"\n") for file in files if file.is_file()))
+
+    def _fresh(self, model: str) -> Path:
+        """A model's folder: the real one, or a fresh model of the shape that it will have."""
+        if model not in self.configs:
+            return Path(model)
+        folder = self.folder / f"{model}.fresh"
+        if not folder.is_dir():
+            import torch
+
+            from tinyseek.model.transformer import CausalLM
+            from tinyseek.text.tokenizer import Tokenizer
+
+            torch.manual_seed(0)
+            CausalLM(self.configs[model]).save(folder)
+            tokenizers = [stage for stage in self.recipe.stages if (self.folder / stage / "tokenizer.json").is_file()]
+            Tokenizer.load(self.folder / tokenizers[-1]).save(folder)
+        return folder
 
     def _config(self, model: str) -> ModelConfig:
         """The shape of a model: of an earlier stage's, or of a checkpoint folder."""
@@ -195,7 +296,12 @@ class _Planner:
                 began = time.perf_counter()
                 score_tasks(model, tokenizer, few, settings)
                 seconds += (time.perf_counter() - began) * len(records) / max(len(few), 1)
-        return StagePlan(name, "eval", seconds * len(settings.models), psutil.Process().memory_info().rss)
+        return StagePlan(name, "eval", seconds * len(settings.models), _resident())
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def rows_of(plans: list[StagePlan]) -> tuple[list[str], list[list[str]]]:

@@ -14,6 +14,7 @@ from tinyseek.model.counts import count
 from tinyseek.model.presets import PRESETS, from_preset
 from tinyseek.train import plan
 from tinyseek.train.options import TrainSettings
+from tinyseek.tune.options import SftSettings
 
 
 def test_what_cannot_fit_is_refused_at_once_with_the_setting_to_lower() -> None:
@@ -60,7 +61,7 @@ def test_a_probe_that_outgrows_its_limit_is_stopped() -> None:
 def test_the_probe_takes_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config = from_preset("quickstart", {"num_hidden_layers": 2, "hidden_size": 64})
     parameters = count(config).total
-    settings = TrainSettings(batch_size=4, seq_len=64, accumulate=2, optimizer="muon")
+    settings = SftSettings(batch_size=4, seq_len=64, accumulate=2, optimizer="muon", model="m", data=["d"])
     probed = plan.probe(config, settings, parameters, packed=True)
     assert 0 < probed.seconds_per_step < 5
     assert probed.peak_bytes > plan.need(config, settings, parameters).total

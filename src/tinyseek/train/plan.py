@@ -106,7 +106,8 @@ def probe(config: ModelConfig, settings: TrainSettings, parameters: int, packed:
     """
     refuse_if_too_large(config, settings, parameters)
     free = psutil.virtual_memory().available
-    job = {"config": config.plain(), "settings": settings.plain(), "kind": type(settings).__name__, "packed": packed}
+    of_the_loop = {name: value for name, value in settings.plain().items() if name in TrainSettings.model_fields}
+    job = {"config": config.plain(), "settings": of_the_loop, "packed": packed}
     # -W ignore: a child's warnings are not the plan's.
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tinyseek.train.plan"],
@@ -154,13 +155,12 @@ def _child(job: dict[str, Any]) -> Probe:
     import torch
 
     from tinyseek.model.transformer import CausalLM
-    from tinyseek.train import loop, metrics, objective, options, state
+    from tinyseek.train import loop, metrics, objective, state
     from tinyseek.train.device import settle
     from tinyseek.train.optim import make_optimizer
 
     began = time.perf_counter()
-    settings: TrainSettings = getattr(options, job["kind"])(**job["settings"])
-    settings = settings.model_copy(update={"compile": False})
+    settings = TrainSettings(**job["settings"]).model_copy(update={"compile": False})
     config = ModelConfig(**job["config"])
     setup = settle(settings, None, 0.0, lambda _: None)
     torch.set_num_threads(setup.threads)

@@ -16,11 +16,11 @@ from numba.extending import intrinsic
 
 # int4: 64 neighbouring weights lie in 32 bytes, the first 32 in the low halves; each 32 have a scale and a least value.
 BYTES = 32
-_LANES = 16  # numbers a vector: one register of AVX-512, two of AVX2, four of NEON
+LANES = 16  # numbers a vector: one register of AVX-512, two of AVX2, four of NEON
 
 cgutils: Any = numba_cgutils  # untyped
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_BYTES_V, _FLOATS_V = ir.VectorType(_I8, _LANES), ir.VectorType(_F32, _LANES)
+_BYTES_V, _FLOATS_V = ir.VectorType(_I8, LANES), ir.VectorType(_F32, LANES)
 _FAST = ("reassoc", "contract", "nsz")
 
 
@@ -116,7 +116,7 @@ def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, su
         arrays = [context.make_array(t)(context, b, v) for t, v in zip(signature.args, arguments, strict=True)]
         weights, scales, leasts, xs, x_sums = (array.data for array in arrays)
         count = cgutils.unpack_tuple(b, arrays[0].shape, 1)[0]
-        sums = [cgutils.alloca_once_value(b, ir.Constant(_FLOATS_V, [0.0] * _LANES)) for _ in range(2)]
+        sums = [cgutils.alloca_once_value(b, ir.Constant(_FLOATS_V, [0.0] * LANES)) for _ in range(2)]
 
         rest = cgutils.alloca_once_value(b, ir.Constant(_F32, 0.0))
 
@@ -127,13 +127,13 @@ def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, su
             first_byte = b.mul(loop.index, ir.Constant(_I64, BYTES))
             first_x = b.mul(loop.index, ir.Constant(_I64, 2 * BYTES))
             first_scale = b.mul(loop.index, ir.Constant(_I64, 2))
-            packed = [_load(b, at(weights, first_byte, k), _BYTES_V) for k in range(0, BYTES, _LANES)]
+            packed = [_load(b, at(weights, first_byte, k), _BYTES_V) for k in range(0, BYTES, LANES)]
             for half, total in enumerate(sums):
                 products = []
                 for k, lanes in enumerate(packed):
-                    mask, shift = ir.Constant(_BYTES_V, [15] * _LANES), ir.Constant(_BYTES_V, [4] * _LANES)
+                    mask, shift = ir.Constant(_BYTES_V, [15] * LANES), ir.Constant(_BYTES_V, [4] * LANES)
                     nibbles = b.lshr(lanes, shift) if half else b.and_(lanes, mask)
-                    x = _load(b, at(xs, first_x, half * BYTES + k * _LANES), _FLOATS_V)
+                    x = _load(b, at(xs, first_x, half * BYTES + k * LANES), _FLOATS_V)
                     products.append(b.fmul(b.uitofp(nibbles, _FLOATS_V), x, flags=_FAST))
                 group = products[0]
                 for product in products[1:]:
@@ -145,12 +145,83 @@ def int4_dot(typing: Any, bytes_J: Any, scale_G: Any, least_G: Any, x_Q: Any, su
                 x_sum = b.load(at(x_sums, first_scale, half))
                 b.store(b.fadd(b.load(rest), b.fmul(least, x_sum, flags=_FAST), flags=_FAST), rest)
                 b.store(b.fadd(b.load(total), b.fmul(group, _splat(b, scale), flags=_FAST), flags=_FAST), total)
-        both = b.fadd(b.load(sums[0]), b.load(sums[1]), flags=_FAST)
-        name = f"llvm.vector.reduce.fadd.v{_LANES}f32"
-        reduce = cgutils.get_or_insert_function(b.module, ir.FunctionType(_F32, [_F32, _FLOATS_V]), name)
-        return b.call(reduce, [b.load(rest), both], fastmath=_FAST)
+        return _sum(b, b.load(rest), b.fadd(b.load(sums[0]), b.load(sums[1]), flags=_FAST))
 
     return numba.float32(bytes_J, scale_G, least_G, x_Q, sums_G), generate
+
+
+@intrinsic
+def dot(typing: Any, a_Q: Any, b_SQ: Any, row: Any) -> Any:
+    """a . b[row], float32. For short vectors: a loop that numba vectorises spends most of its time on beginning and ending, and
+    an array cut out of another on counting who holds it.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        left, right = (
+            context.make_array(t)(context, b, v) for t, v in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        width, lanes = cgutils.unpack_tuple(b, left.shape, 1)[0], ir.Constant(_I64, LANES)
+        begin = b.gep(right.data, [b.mul(arguments[2], cgutils.unpack_tuple(b, right.shape, 2)[1])])
+        total, rest = _variable(b, _FLOATS_V), _variable(b, _F32)
+        whole = b.mul(b.udiv(width, lanes), lanes)
+        with cgutils.for_range_slice(b, ir.Constant(_I64, 0), whole, lanes, intp=_I64) as (index, _):
+            product = b.fmul(*(_load(b, b.gep(data, [index]), _FLOATS_V) for data in (left.data, begin)), flags=_FAST)
+            b.store(b.fadd(b.load(total), product, flags=_FAST), total)
+        with cgutils.for_range_slice(b, whole, width, ir.Constant(_I64, 1), intp=_I64) as (index, _):
+            product = b.fmul(*(b.load(b.gep(data, [index])) for data in (left.data, begin)), flags=_FAST)
+            b.store(b.fadd(b.load(rest), product, flags=_FAST), rest)
+        return _sum(b, b.load(rest), b.load(total))
+
+    return numba.float32(a_Q, b_SQ, numba.int64), generate
+
+
+@intrinsic
+def add_rows(typing: Any, weight_S: Any, first: Any, count: Any, rows_SQ: Any, row: Any, step: Any, out_Q: Any) -> Any:
+    """out += sum_i weight[first + i] rows[row + i step] over `count` of them, float32; each vector of out stays in a register."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        first, count, row, step = arguments[1], arguments[2], arguments[4], arguments[5]
+        weights, rows, out = (
+            context.make_array(signature.args[place])(context, b, arguments[place]) for place in (0, 3, 6)
+        )
+        width = cgutils.unpack_tuple(b, out.shape, 1)[0]
+        begin, stride = b.gep(rows.data, [b.mul(row, width)]), b.mul(step, width)
+        lanes, one = ir.Constant(_I64, LANES), ir.Constant(_I64, 1)
+        whole = b.mul(b.udiv(width, lanes), lanes)
+
+        def column(place: Any, kind: Any) -> None:
+            target = b.bitcast(b.gep(out.data, [place]), ir.PointerType(kind))
+            total = cgutils.alloca_once(b, kind)
+            b.store(b.load(target, align=4), total)
+            with cgutils.for_range(b, count, intp=_I64) as loop:
+                weight = b.load(b.gep(weights.data, [b.add(first, loop.index)]))
+                number = _load(b, b.gep(begin, [b.add(b.mul(loop.index, stride), place)]), kind)
+                product = b.fmul(_splat(b, weight) if kind is _FLOATS_V else weight, number, flags=_FAST)
+                b.store(b.fadd(b.load(total), product, flags=_FAST), total)
+            b.store(b.load(total), target, align=4)
+
+        with cgutils.for_range_slice(b, ir.Constant(_I64, 0), whole, lanes, intp=_I64) as (index, _):
+            column(index, _FLOATS_V)
+        with cgutils.for_range_slice(b, whole, width, one, intp=_I64) as (index, _):
+            column(index, _F32)
+        return context.get_dummy_value()
+
+    whole = numba.int64
+    return numba.void(weight_S, whole, whole, rows_SQ, whole, whole, out_Q), generate
+
+
+def _variable(builder: Any, kind: Any) -> Any:
+    """A number or a vector to add up in, zero from here on: also the next time that this place is passed."""
+    place = cgutils.alloca_once(builder, kind)
+    builder.store(ir.Constant(kind, [0.0] * LANES if kind is _FLOATS_V else 0.0), place)
+    return place
+
+
+def _sum(builder: Any, number: Any, vector: Any) -> Any:
+    """A number and all of a vector's, added up."""
+    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+    reduce = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_F32, [_F32, _FLOATS_V]), name)
+    return builder.call(reduce, [number, vector], fastmath=_FAST)
 
 
 def _load(builder: Any, pointer: Any, vector: Any) -> Any:
@@ -161,4 +232,4 @@ def _splat(builder: Any, number: Any) -> Any:
     """A vector of one number."""
     undefined = ir.Constant(_FLOATS_V, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, _LANES), [0] * _LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))

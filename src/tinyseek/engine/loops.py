@@ -31,6 +31,7 @@ from tinyseek.engine.products import (
     product,
     visits_in,
     visits_out,
+    wide,
 )
 
 _ZERO = np.float32(0.0)
@@ -173,27 +174,20 @@ def _attend_to_latents(
         query, kv_rows = query_NQ[n, head * (nope + rope) : (head + 1) * (nope + rope)], head * (nope + value)
         query_C, query_R = np.zeros(latent, np.float32), np.empty(rope, np.float32)
         scores_S, context_C = np.empty(position + 1, np.float32), np.zeros(latent, np.float32)
-        for k in range(nope):
-            for c in range(latent):
-                query_C[c] += query[k] * kv_b[kv_rows + k, c]
+        wide.add_rows(query, 0, nope, kv_b, kv_rows, 1, query_C)
         rotate(query[nope:], cos[position], sin[position], interleaved, query_R)
-        for s in range(position + 1):
-            slot, total = table_B[s // size] * size + s % size, _ZERO
-            for c in range(latent):
-                total += query_C[c] * latents_SC[slot, c]
-            for r in range(rope):
-                total += query_R[r] * rotaries_SR[slot, r]
-            scores_S[s] = total * scale
+        # Block by block, since a division for each position would take as long as its product.
+        for start in range(0, position + 1, size):
+            slot = table_B[start // size] * size
+            for s in range(start, min(start + size, position + 1)):
+                place = slot + s - start
+                scores_S[s] = (wide.dot(query_C, latents_SC, place) + wide.dot(query_R, rotaries_SR, place)) * scale
         softmax(scores_S)
-        for s in range(position + 1):
-            slot = table_B[s // size] * size + s % size
-            for c in range(latent):
-                context_C[c] += scores_S[s] * latents_SC[slot, c]
+        for start in range(0, position + 1, size):
+            slot, end = table_B[start // size] * size, min(start + size, position + 1)
+            wide.add_rows(scores_S, start, end - start, latents_SC, slot, 1, context_C)
         for v in range(value):
-            total = _ZERO
-            for c in range(latent):
-                total += kv_b[kv_rows + nope + v, c] * context_C[c]
-            out_NV[n, head * value + v] = total
+            out_NV[n, head * value + v] = wide.dot(context_C, kv_b, kv_rows + nope + v)
 
 
 @compiled
@@ -263,6 +257,7 @@ def _attend(
     """Every row's and head's attention to its group's keys and values, up to its position and within the window."""
     groups, width = keys_SGK.shape[1], keys_SGK.shape[2]
     heads = query_NQ.shape[1] // width
+    keys_JK, values_JK = keys_SGK.reshape(-1, width), values_SGK.reshape(-1, width)
     for task in prange(query_NQ.shape[0] * heads):
         n, head = task // heads, task % heads
         group, position, table_B = head // (heads // groups), positions_N[n], tables_RB[rows_N[n]]
@@ -270,16 +265,15 @@ def _attend(
         query_K, out_K = np.empty(width, np.float32), np.zeros(width, np.float32)
         scores_S = np.empty(position + 1 - first, np.float32)
         rotate(query_NQ[n, head * width : (head + 1) * width], cos[position], sin[position], False, query_K)
-        for s in range(first, position + 1):
-            slot, total = table_B[s // size] * size + s % size, _ZERO
-            for k in range(width):
-                total += query_K[k] * keys_SGK[slot, group, k]
-            scores_S[s - first] = total * scale
+        for start in range(first - first % size, position + 1, size):  # block by block, as above
+            slot = table_B[start // size] * size
+            for s in range(max(start, first), min(start + size, position + 1)):
+                scores_S[s - first] = wide.dot(query_K, keys_JK, (slot + s - start) * groups + group) * scale
         softmax(scores_S)
-        for s in range(first, position + 1):
-            slot = table_B[s // size] * size + s % size
-            for k in range(width):
-                out_K[k] += scores_S[s - first] * values_SGK[slot, group, k]
+        for start in range(first - first % size, position + 1, size):
+            slot, begin, end = table_B[start // size] * size, max(start, first), min(start + size, position + 1)
+            row = (slot + begin - start) * groups + group
+            wide.add_rows(scores_S, begin - first, end - begin, values_JK, row, groups, out_K)
         out_NQ[n, head * width : (head + 1) * width] = out_K
 
 

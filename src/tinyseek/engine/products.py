@@ -14,7 +14,9 @@ A weight [P, Q] is a tuple of arrays, whose types choose the loops at compile ti
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -31,6 +33,21 @@ PARALLEL = importlib.util.find_spec("numba.np.ufunc.omppool") is not None
 if PARALLEL:
     settings: Any = numba.config  # its settings are made at run time, unseen by type checkers
     settings.THREADING_LAYER = "omp"
+
+
+def _forget_stale() -> None:
+    """Delete compiled loops older than any of the loops' files: numba looks at a loop's own file alone, not at what it calls."""
+    here = Path(__file__).parent
+    newest = max(
+        file.stat().st_mtime for name in ("intrinsics", "products", "*loops") for file in here.glob(f"{name}.py")
+    )
+    for kept in (here / "__pycache__").glob("*.nbi"):
+        with contextlib.suppress(OSError):  # another process has done so
+            if kept.stat().st_mtime < newest:
+                kept.unlink()
+
+
+_forget_stale()
 
 wide: Any = intrinsics  # what they take is known to numba alone
 Array = np.ndarray[Any, Any]

@@ -272,9 +272,10 @@ class Asking(Objective, Generic[S]):
         if self._samples.is_file():
             shutil.copyfile(self._samples, target / SAMPLES)
 
-    def take_samples(self, checkpoint: Path) -> None:
-        """Go on from those of a checkpoint."""
-        if (checkpoint / SAMPLES).is_file():
+    def begin_samples(self, checkpoint: Path | None) -> None:
+        """Go on from those of a checkpoint; without one, from none."""
+        self._samples.unlink(missing_ok=True)
+        if checkpoint is not None and (checkpoint / SAMPLES).is_file():
             shutil.copyfile(checkpoint / SAMPLES, self._samples)
 
     # ---- asking ----

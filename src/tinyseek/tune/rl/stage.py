@@ -54,8 +54,7 @@ def train(settings: S, folder: Path, kind: str, make: Make[S], *, reference: boo
         module, objective = make(
             learns.model, tokenizer, questions, rewards, settings, parallel.own(work), before, resume
         )
-        if resume:
-            objective.take_samples(resume.folder)
+        objective.begin_samples(resume.folder if resume else None)
 
         def write(target: Path) -> None:
             learns.write(target)

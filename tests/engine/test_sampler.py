@@ -13,7 +13,7 @@ import torch
 from tinyseek.engine.blocks import Prefix
 from tinyseek.engine.params import SamplingParams
 from tinyseek.engine.request import Request
-from tinyseek.engine.sampler import Sampling, draw, narrow, sample, told, uniform
+from tinyseek.engine.sampler import Sampling, draw, narrow, sample, told, uniform, uniforms
 from tinyseek.engine.sequence import Outlet, Sequence
 from tinyseek.errors import UserError
 
@@ -303,3 +303,9 @@ def test_values_at_the_bounds_are_taken() -> None:
     SamplingParams(max_tokens=0, prompt_logprobs=0)
     SamplingParams(max_tokens=10**12, temperature=100, top_k=10**9, top_p=1, min_p=1, seed=(1 << 63) - 1, n=128)
     assert SamplingParams(temperature=1e-40).greedy  # its division would overflow
+
+
+def test_many_numbers_at_once_are_those_one_by_one() -> None:
+    rng = random.Random(7)
+    parts = [(rng.getrandbits(63), rng.randrange(200), rng.randrange(5000)) for _ in range(300)]
+    assert uniforms(parts) == [uniform(*part) for part in parts]

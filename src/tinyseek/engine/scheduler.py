@@ -73,14 +73,16 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Let waiting texts run while there is room for the whole of each, besides what the running ones still need."""
+        reserved = self._reserved() if self.waiting else 0
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             found = [] if sequence.scoring else self._known(sequence)
             held = sum(self.pool.holders(place.block) > 0 for place in found)
-            if self.running and self._missing(sequence) - held + self._reserved() > self.pool.free:
+            if self.running and self._missing(sequence) - held + reserved > self.pool.free:
                 return
             self.running.append(self.waiting.popleft())
             self._reuse(sequence)
+            reserved += self._reserve_of(sequence)
 
     def _missing(self, sequence: Sequence) -> int:
         """Blocks that a text needs to draw its next token."""
@@ -88,21 +90,28 @@ class Scheduler:
 
     def _reserved(self) -> int:
         """Blocks to leave for the texts that run: what they miss, and one more each."""
-        return sum(max(self._missing(sequence), 0) + 1 for sequence in self.running)
+        return sum(map(self._reserve_of, self.running))
+
+    def _reserve_of(self, sequence: Sequence) -> int:
+        return max(self._missing(sequence), 0) + 1
 
     def _writing(self) -> list[Chunk]:
         """The texts that need but one token run, with their drafts."""
         batch = []
         left = self.max_batch_tokens
+        stopped: set[Sequence] = set()
         for sequence in list(self.running):
-            if sequence.remaining != 1 or sequence not in self.running:
+            if sequence.remaining != 1 or sequence in stopped:
                 continue
-            del sequence.draft[max(left - len(self.running), 0) :]
-            if not self._room(sequence, len(sequence.tokens) + len(sequence.draft)):
-                sequence.draft.clear()
+            if sequence.draft:
+                del sequence.draft[max(left - len(self.running), 0) :]
+                if not self._room(sequence, len(sequence.tokens) + len(sequence.draft)):
+                    sequence.draft.clear()
             while not self._room(sequence, len(sequence.tokens)):
-                self._preempt(self.running[-1])
-                if sequence not in self.running:
+                last = self.running[-1]
+                self._preempt(last)
+                stopped.add(last)
+                if last is sequence:
                     break
             else:
                 batch.append(self._chunk(sequence, 1 + len(sequence.draft)))

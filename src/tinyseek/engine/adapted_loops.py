@@ -46,6 +46,7 @@ from tinyseek.engine.products import (
     times_two,
     visits_in,
     visits_out,
+    wide,
     widen,
 )
 
@@ -60,22 +61,19 @@ _ZERO = np.float32(0.0)
 
 @compiled
 def add_rows(low: Low, groups: Groups, first: int, last: int, x_NQ: Array, out_NP: Array) -> None:
-    """out += (x A^T) B^T of the rows `first` to `last`, each with its group's A and B, two of whose rows go at a time."""
+    """out += (x A^T) B^T of the rows `first` to `last`, each with its group's A and B."""
     a_XQ, b_XP, starts_S = low
     groups_G3, _ = groups
     for g in range(groups_G3.shape[0]):
-        number, begin, end = groups_G3[g, 0], max(groups_G3[g, 1], first), min(groups_G3[g, 2], last)
-        if begin >= end:
+        number = groups_G3[g, 0]
+        start, rank = starts_S[number], starts_S[number + 1] - starts_S[number]
+        if rank == 0:
             continue
-        x, both_2N = x_NQ[begin:end], np.empty((2, end - begin), np.float32)
-        final = starts_S[number + 1]
-        for r in range(starts_S[number], final, 2):
-            other = min(r + 1, final - 1)
-            times_two(a_XQ[r], a_XQ[other], x, both_2N[0], both_2N[1])
-            for n in range(begin, end):
-                one, two = both_2N[0, n - begin], both_2N[1, n - begin] if other > r else _ZERO
-                for p in range(out_NP.shape[1]):
-                    out_NP[n, p] += one * b_XP[r, p] + two * b_XP[other, p]
+        low_R = np.empty(rank, np.float32)
+        for n in range(max(groups_G3[g, 1], first), min(groups_G3[g, 2], last)):
+            for r in range(rank):
+                low_R[r] = wide.dot(x_NQ[n], a_XQ, start + r)
+            wide.add_rows(low_R, 0, rank, b_XP, start, 1, out_NP[n])
 
 
 @parallel
@@ -129,12 +127,10 @@ def add_visits(
                 continue
             rank = (starts_S[number + 1] - starts_S[number]) // experts
             begin = starts_S[number] + expert * rank
-            for r in range(begin, begin + rank):
-                total = _ZERO
-                for q in range(x_MQ.shape[1]):
-                    total += a_XQ[r, q] * x_MQ[m, q]
-                for p in range(out_MP.shape[1]):
-                    out_MP[m, p] += total * b_XP[r, p]
+            low_R = np.empty(rank, np.float32)
+            for r in range(rank):
+                low_R[r] = wide.dot(x_MQ[m], a_XQ, begin + r)
+            wide.add_rows(low_R, 0, rank, b_XP, begin, 1, out_MP[m])
 
 
 @compiled

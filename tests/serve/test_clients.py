@@ -154,6 +154,7 @@ def test_lm_eval_scores_as_by_its_own_backend(
     tasks: Any = {
         "tasks": ["words", "lines"],
         "task_manager": TaskManager(include_path=str(tmp_path), include_defaults=False),
+        "bootstrap_iters": 0,  # no error bars
     }
     served = lm_eval.simple_evaluate(
         model="local-completions",

@@ -1,13 +1,13 @@
-"""R1 in miniature, made tiny: every stage as it really is, through the command line and its benchmark's tables."""
+"""R1 in miniature, made tiny: every stage as it really is, and its benchmark's tables."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from tinyseek import cli
 from tinyseek.recipe import load_recipe
 
 SHAPE = (
@@ -16,7 +16,6 @@ SHAPE = (
 )
 TRAINED = ("pretrain", "sft", "grpo", "rejection", "dpo", "small", "student", "student-worked", "student-bare")
 TINY = [
-    "name=tiny",
     "book.train=40",
     "book.heldout=4",
     "lessons.train=20",
@@ -61,15 +60,30 @@ def test_the_recipe_is_the_story() -> None:
 
 
 @pytest.mark.slow
-def test_every_stage_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_stage_runs_and_the_benchmark_tells_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["run", "r1-in-miniature", "out=tiny", *TINY, *ANYTHING]) == 0
-    shown = capsys.readouterr()
-    assert shown.err.count(": building (") == len(load_recipe("r1-in-miniature").stages)
-    scores = json.loads(Path("tiny/eval/scores.json").read_text())["models"]
-    assert [entry["name"] for entry in scores] == [name for name in TRAINED if name != "small"]
-    asked = [json.loads(line) for line in Path("tiny/answers/train.jsonl").read_text().splitlines()]
+    file = Path(__file__).parents[2] / "benchmarks/r1.py"
+    spec = importlib.util.spec_from_file_location("r1", file)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+
+    folder = Path("tiny")
+    runs = {1: benchmark.measured(1, folder, [*TINY, *ANYTHING])}
+    assert set(runs[1]["seconds"]) == set(load_recipe("r1-in-miniature").stages)
+    assert list(runs[1]["models"]) == [name for name in TRAINED if name != "small"]
+    figures = benchmark.together(runs)
+    claims = benchmark.claimed(figures, runs)
+    assert {row["claim"] for row in claims} >= {"SFT, pass@1", "GRPO over SFT, pass@1", "minutes a seed"}
+    assert not next(row for row in claims if row["claim"] == "SFT, pass@1")["holds"]
+    assert benchmark.stages_table(figures).row_count == len(TRAINED) - 1
+    assert benchmark.claims_table(claims).row_count == len(claims)
+    json.dumps(benchmark.plain(figures))
+    assert benchmark.measured(1, folder, [*TINY, *ANYTHING]) == runs[1]  # all of it kept, its times too
+
+    asked = [json.loads(line) for line in (folder / "answers/train.jsonl").read_text().splitlines()]
     for control in ("worked", "bare"):
-        own = [json.loads(line) for line in Path(f"tiny/{control}/train.jsonl").read_text().splitlines()]
+        own = [json.loads(line) for line in (folder / control / "train.jsonl").read_text().splitlines()]
         assert [r["messages"][0] for r in own] == [r["messages"][0] for r in asked]
-    assert Path("tiny/report/index.html").is_file()
+    assert (folder / "report/index.html").is_file()

@@ -54,7 +54,7 @@ class ProblemSettings(StageSettings):
         "worked", description="with the reasoning before the answer, or the answer alone"
     )
     columns: dict[Sign, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {"+": 0.3, "-": 0.8},
+        {"+": 0.35, "-": 0.85},
         description="sign -> share of its sums that go digit by digit; the others are said at a glance",
     )
     talk: float = Field(0.8, ge=0, le=1, description="share of the places for talk that have some")

@@ -1,6 +1,7 @@
 """A chat model that says what the question asks it to say, over a real (tiny, untrained) engine that can be looked into.
 
-As a program it serves the chat page behind the server's own guard: `python fake_chat.py PORT FOLDER [KEY]`.
+As a program it serves the chat page behind the server's own guard on one port, and the same page behind a key on another:
+`python fake_chat.py PORT LOCKED_PORT FOLDER`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 
 import torch
+from studio_payloads import KEY
 
 from tinyseek.engine.engine import Engine, EngineSettings
+from tinyseek.engine.runner import TorchForward
 from tinyseek.llm.base import DEFAULT, ChatDelta, ChatError, ChatOptions, Message, ToolCallDelta, Usage
 from tinyseek.llm.local import LocalChat
 from tinyseek.model.config import ModelConfig
@@ -48,7 +51,9 @@ def tiny_engine() -> Engine:
         num_experts_per_tok=2,
         moe_intermediate_size=16,
     )
-    return Engine(CausalLM(config).eval(), tokenizer, EngineSettings(cache_tokens=4096))
+    engine = Engine(CausalLM(config).eval(), tokenizer, EngineSettings(cache_tokens=4096))
+    engine.runner.forward = TorchForward(engine.model, engine.cache)  # it writes nothing here, so nothing is compiled
+    return engine
 
 
 class FakeChat(LocalChat):
@@ -103,22 +108,28 @@ class FakeChat(LocalChat):
         yield ChatDelta(finish="stop", usage=Usage(prompt, len(ids), cached_tokens=prompt // 2))
 
 
-def main(port: int, folder: str, key: str = "") -> None:
+async def main(port: int, locked: int, folder: str) -> None:
     """Serve the page until killed."""
     import uvicorn
 
     from tinyseek.serve.app import make_app
+    from tinyseek.serve.guard import Guard
+    from tinyseek.serve.metrics import Metrics
     from tinyseek.serve.options import ServeSettings
     from tinyseek.studio.app import mount
     from tinyseek.studio.options import StudioSettings
 
     engine = tiny_engine()
-    engine.runner.warm()  # compiling takes half a minute, once: before the tests look at the clock
-    chat = FakeChat(engine)
-    app = make_app(chat, ServeSettings(port=port, api_key=key))
-    mount(app, chat, StudioSettings(data=folder), [FakeChat(engine, "another")])
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    app = make_app(FakeChat(engine), ServeSettings(port=port))
+    mount(app, FakeChat(engine), StudioSettings(data=folder), [FakeChat(engine, "another")])
+    behind_a_key = Guard(app, ServeSettings(port=locked, api_key=KEY), Metrics())
+    doors = [(app, port, "on"), (behind_a_key, locked, "off")]
+    servers = [
+        uvicorn.Server(uvicorn.Config(door, port=number, log_level="warning", lifespan=lifespan))  # type: ignore[arg-type]
+        for door, number, lifespan in doors
+    ]
+    await asyncio.gather(*(server.serve() for server in servers))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

@@ -1,4 +1,4 @@
-"""A browser, and the chat page served in processes of their own: one that is open, one that wants a key."""
+"""A browser, and the chat page served in a process of its own: by a door that is open, and by one that wants a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-from studio_payloads import KEY
 
 
 @dataclass
@@ -28,7 +27,7 @@ class Served:
 
     def wait(self) -> None:
         port = int(self.url.rsplit(":", 1)[1])
-        for _ in range(1800):  # the first start compiles
+        for _ in range(1800):  # however busy the machine is
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
@@ -41,33 +40,30 @@ class Served:
         return times.user + times.system
 
 
-def _serve(folder: Path, *key: str) -> Served:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = folder / "log.txt"
-    folder.mkdir()
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parents[1] / "fake_chat.py"), str(port), str(folder), *key],
-            stdout=stream,
-            stderr=stream,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)},
-        )
-    return Served(f"http://127.0.0.1:{port}", process, log)
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
     folder = tmp_path_factory.mktemp("studio")
-    started = {"open": _serve(folder / "open"), "locked": _serve(folder / "locked", KEY)}
+    log, ports = folder / "log.txt", [_free_port(), _free_port()]
+    program = Path(__file__).parents[1] / "fake_chat.py"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(program), *map(str, ports), str(folder)],
+            stdout=stream,
+            stderr=stream,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)},
+        )
+    addresses = dict(zip(("open", "locked"), ports, strict=True))
     try:
-        yield started
+        yield {name: Served(f"http://127.0.0.1:{port}", process, log) for name, port in addresses.items()}
     finally:
-        for server in started.values():
-            server.process.terminate()
-        for server in started.values():
-            server.process.wait(timeout=20)
+        process.terminate()
+        process.wait(timeout=20)
 
 
 @pytest.fixture(scope="session")

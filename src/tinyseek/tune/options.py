@@ -42,18 +42,45 @@ class TuneSettings(TrainSettings):
         return self
 
     def located(self, role: str, source: str) -> str | None:
-        """A pulled model by its name."""
-        if role != "model":
-            return super().located(role, source)
-        from tinyseek.errors import UserError
-        from tinyseek.model.hub import find_model
+        """A pulled model, or a data set, by its name."""
+        return located(role, source)
 
-        try:
-            return str(find_model(source))
-        except UserError as error:
-            if "tinyseek pull" in str(error):  # a name that is known, and not here yet
-                raise
-            return None
+    def input_key(self, role: str, source: str) -> str | None:
+        """Of a named data set: its content, and how it is read."""
+        return data_key(role, source) or super().input_key(role, source)
+
+
+DATA = ("data", "val", "test")  # the roles of what is learned from, or held out
+
+
+def located(role: str, source: str) -> str | None:
+    """Where a pulled model lies; or a data set's name, if there is one of it.
+
+    Raises:
+        UserError: a model that is known, and not here yet.
+    """
+    if role in DATA:
+        from tinyseek.text.datasets import is_named
+
+        return source if is_named(source) else None
+    from tinyseek.errors import UserError
+    from tinyseek.model.hub import find_model
+
+    try:
+        return str(find_model(source))
+    except UserError as error:
+        if "tinyseek pull" in str(error):
+            raise
+        return None
+
+
+def data_key(role: str, source: str) -> str | None:
+    """The key of a named data set; none of anything else."""
+    if role not in DATA or Path(source).exists():
+        return None
+    from tinyseek.text.datasets import find_data
+
+    return find_data(source).key()
 
 
 class SftSettings(TuneSettings):
@@ -84,19 +111,3 @@ class SftSettings(TuneSettings):
         le=100,
         description="noise on the embeddings while training (NEFTune's alpha, often 5; arXiv 2310.05914)",
     )
-
-    def located(self, role: str, source: str) -> str | None:
-        """A pulled model, or a data set, by its name."""
-        if role != "data":
-            return super().located(role, source)
-        from tinyseek.text.datasets import is_named
-
-        return source if is_named(source) else None
-
-    def input_key(self, role: str, source: str) -> str | None:
-        """Of a named data set: its content, and how it is read."""
-        if role != "data" or Path(source).exists():
-            return super().input_key(role, source)
-        from tinyseek.text.datasets import find_data
-
-        return find_data(source).key()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -86,19 +85,3 @@ class ClassifySettings(TuneSettings):
         if (0 if self.val else self.val_fraction) + (0 if self.test else self.test_fraction) > 0.9:
             raise ValueError("val_fraction and test_fraction leave too little to learn from")
         return self
-
-    def located(self, role: str, source: str) -> str | None:
-        """A pulled model, or a data set, by its name."""
-        if role == "model":
-            return super().located(role, source)
-        from tinyseek.text.datasets import is_named
-
-        return source if is_named(source) else None
-
-    def input_key(self, role: str, source: str) -> str | None:
-        """Of a named data set: its content, and how it is read."""
-        if role == "model" or Path(source).exists():
-            return super().input_key(role, source)
-        from tinyseek.text.datasets import find_data
-
-        return find_data(source).key()

@@ -11,12 +11,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tinyseek.artifact import key_of
-from tinyseek.errors import UserError
 from tinyseek.llm.open import is_remote
 from tinyseek.llm.options import RemoteSettings
 from tinyseek.model.presets import from_preset
 from tinyseek.settings import StageSettings, no_effect, taken_from
-from tinyseek.tune.options import SftSettings
+from tinyseek.tune.options import SftSettings, data_key, located
 from tinyseek.tune.rl.options import RewardOptions
 
 Keep = Literal["correct", "best", "all"]
@@ -144,7 +143,7 @@ class CollectSettings(StageSettings):
 
     def located(self, role: str, source: str) -> str | None:
         """A server, a pulled model or a data set, by its name."""
-        return source_of(role, source)
+        return source if role == "teacher" and is_remote(source) else located(role, source)
 
     def input_key(self, role: str, source: str) -> str | None:
         """Of a server its address and model; of a named data set its content."""
@@ -232,10 +231,6 @@ class DistillSettings(SftSettings):
         """With a fresh student there is no model to start from."""
         return {role: source for role, source in super().taken().items() if role != "model" or self.student is None}
 
-    def located(self, role: str, source: str) -> str | None:
-        """A pulled model or a data set, by its name."""
-        return source_of(role, source)
-
     def essence(self) -> dict[str, Any]:
         """With a preset written out, so that one that changes makes another key."""
         essence = super().essence()
@@ -266,31 +261,3 @@ class PairsSettings(StageSettings):
     )
     most: int | None = Field(None, ge=1, description="pairs in all, drawn evenly")
     seed: int = Field(0, ge=0, lt=2**63, description="of what is drawn where there are more")
-
-
-def source_of(role: str, source: str) -> str | None:
-    """Where an input lies that is no path: of a teacher or model its pulled folder, or the server as it was named; of data
-    its name."""
-    if role == "teacher" and is_remote(source):
-        return source
-    if role in ("teacher", "model"):
-        from tinyseek.model.hub import find_model
-
-        try:
-            return str(find_model(source))
-        except UserError as error:
-            if "tinyseek pull" in str(error):  # a name that is known, and not here yet
-                raise
-            return None
-    from tinyseek.text.datasets import is_named
-
-    return source if role == "data" and is_named(source) else None
-
-
-def data_key(role: str, source: str) -> str | None:
-    """Of a named data set: its content, and how it is read."""
-    if role != "data" or Path(source).exists():
-        return None
-    from tinyseek.text.datasets import find_data
-
-    return find_data(source).key()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -32,22 +31,6 @@ class PreferenceSettings(TuneSettings):
         description="what becomes of a prompt and answer longer than seq_len: left out with its pair, or cut at the answer's end "
         "(keep_start) or at the prompt's beginning (keep_end)",
     )
-
-    def located(self, role: str, source: str) -> str | None:
-        """A pulled model, or a data set, by its name."""
-        if role != "data":
-            return super().located(role, source)
-        from tinyseek.text.datasets import is_named
-
-        return source if is_named(source) else None
-
-    def input_key(self, role: str, source: str) -> str | None:
-        """Of a named data set: its content, and how it is read."""
-        if role != "data" or Path(source).exists():
-            return super().input_key(role, source)
-        from tinyseek.text.datasets import find_data
-
-        return find_data(source).key()
 
 
 class DpoSettings(PreferenceSettings):

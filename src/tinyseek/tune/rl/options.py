@@ -5,7 +5,6 @@ Names that TRL has for a thing are TRL's.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -99,22 +98,6 @@ class RlSettings(TuneSettings):
             name: entry if isinstance(entry, RewardOptions) else RewardOptions(weight=entry)
             for name, entry in self.rewards.items()
         }
-
-    def located(self, role: str, source: str) -> str | None:
-        """A pulled model, or a data set, by its name."""
-        if role != "data":
-            return super().located(role, source)
-        from tinyseek.text.datasets import is_named
-
-        return source if is_named(source) else None
-
-    def input_key(self, role: str, source: str) -> str | None:
-        """Of a named data set: its content, and how it is read."""
-        if role != "data" or Path(source).exists():
-            return super().input_key(role, source)
-        from tinyseek.text.datasets import find_data
-
-        return find_data(source).key()
 
 
 class GrpoSettings(RlSettings):

@@ -71,7 +71,16 @@ def train(settings: S, folder: Path, kind: str, make: Make[S], *, reference: boo
             title=folder.name,
             write=write,
         )
-        loop.finish(outcome, work, folder, kind, settings, inputs, keys, tokenizer, questions.figures())
+        figures = {**questions.figures(), **rewards_of(work)}
+        loop.finish(outcome, work, folder, kind, settings, inputs, keys, tokenizer, figures)
+
+
+def rewards_of(work: Path) -> dict[str, float]:
+    """The mean reward of the first tenth of a run's steps, and of the last."""
+    rewards = [record["reward"] for record in metrics.read_records(work / metrics.METRICS) if "reward" in record]
+    tenth = max(1, len(rewards) // 10)
+    parts = {"reward_at_first": rewards[:tenth], "reward_at_last": rewards[-tenth:]}
+    return {name: round(sum(part) / len(part), 4) for name, part in parts.items() if part}
 
 
 def reward_files(settings: RlSettings) -> dict[str, str]:

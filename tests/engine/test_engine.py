@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import LATENT, fresh
+from small_models import LATENT, SMALL, fresh
 from torch import Tensor
 
 from tinyseek.engine import blocks
@@ -702,7 +702,8 @@ def test_stats_count_what_happened(engine: Engine) -> None:
     assert after.tokens_per_second == 2.0
 
 
-def test_a_folder_is_loaded_in_every_format(model: CausalLM, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_folder_is_loaded_in_every_format(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = CausalLM(ModelConfig(model_type="llama", **{**SMALL, "vocab_size": tokenizer.vocab_size})).eval()
     model.save(tmp_path)
     tokenizer.save(tmp_path)
     params = SamplingParams(max_tokens=8, ignore_eos=True)

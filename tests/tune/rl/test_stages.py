@@ -72,11 +72,11 @@ def test_grpo_makes_what_is_rewarded_likelier(made: Path, tmp_path: Path, varian
 
 
 def test_ppo_makes_what_is_rewarded_likelier(made: Path, tmp_path: Path) -> None:
-    settings = ppo_settings(made, steps=20, batch_size=16, num_generations=2, minibatches=2, vf_coef=0.5)
+    settings = ppo_settings(made, steps=24, batch_size=16, num_generations=4, minibatches=2, vf_coef=0.5)
     ppo.build(settings, tmp_path / "out")
     told = records(tmp_path / "out")
     early, late = (np.mean([record["reward"] for record in part]) for part in (told[:5], told[-5:]))
-    assert late > early + 1, (early, late)
+    assert late > early + 0.5, (early, late)
     assert told[0]["objective/kl"] == 0.0
     assert told[-1]["objective/kl"] > 0
     assert told[0]["value/explained_variance"] == 0.0  # it expects nothing yet

@@ -147,17 +147,24 @@ def test_a_fault_is_told_without_its_story(stage: Stage, caplog: pytest.LogCaptu
 
 
 def test_a_server_that_stops_finishes_what_runs(chat: LocalChat) -> None:
-    model = ScriptedChat(chat.engine, scripted(said(*"abcdefgh")), pause=0.1)
+    model = ScriptedChat(chat.engine, scripted(said(*"abcdefgh")), pause=0.3)
+
+    def refuses() -> bool:
+        try:
+            httpx.get(f"{server.url}/health", verify=False)
+        except httpx.ConnectError:
+            return True
+        return False
+
     with running(model) as server:
         texts: list[str] = []
         asking = threading.Thread(target=lambda: texts.append(server.post("/v1/chat/completions", CHAT).text))
         asking.start()
         assert until(lambda: bool(model.asked))
         server.server.should_exit = True
-        time.sleep(0.3)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/health", verify=False)
-        asking.join(5)
+        assert until(refuses)
+        assert asking.is_alive()
+        asking.join(10)
         server.thread.join(5)
     assert texts[0].count('"content":"') == 9  # the first is empty
     assert texts[0].endswith("data: [DONE]\n\n")

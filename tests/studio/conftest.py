@@ -78,7 +78,7 @@ def locked(servers: dict[str, Served]) -> Served:
     return servers["locked"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(servers: dict[str, Served]) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright (the dev extra)")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

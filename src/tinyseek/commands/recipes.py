@@ -80,7 +80,8 @@ def _epilogue(run_folder: Path, folders: Sequence[Path]) -> None:
 
 
 def _best(folder: Path) -> Path | None:
-    """The model that answered most of an eval folder's tasks, sampled if they were; none if it asked none."""
+    """The model that answered most of an eval folder's tasks, sampled if they were, the last of several as good; none if it asked
+    none."""
     import json
 
     try:
@@ -93,7 +94,7 @@ def _best(folder: Path) -> Path | None:
         tasks = entry["tasks"]
         return float(tasks.get("sampled", {}).get("pass@1", {}).get("mean", tasks["share"]))
 
-    return Path(max(asked, key=share)["path"]) if asked else None
+    return Path(max(reversed(asked), key=share)["path"]) if asked else None
 
 
 def plan_recipe(arguments: list[str]) -> int:

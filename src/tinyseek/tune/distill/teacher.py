@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -152,7 +153,13 @@ def ask_server(
         chat: with its own retries off: when to ask again is decided here, for all requests together.
         spent: money so far.
     """
-    return asyncio.run(_Asking(chat, asks, settings, spent, record).run())
+    asking = _Asking(chat, asks, settings, spent, record).run()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asking)
+    with ThreadPoolExecutor(1) as thread:  # a notebook's loop is running in this one
+        return thread.submit(asyncio.run, asking).result()
 
 
 class _Asking:

@@ -118,7 +118,7 @@ class Visitor:
 _USUAL = {"viewport": {"width": 1280, "height": 800}, "locale": "en-US", "reduced_motion": "reduce"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def usual(browser: Any) -> Any:
     """A browser context for whoever comes first: it keeps the page's scripts, and forgets who came before."""
     return browser.new_context(**_USUAL)

@@ -144,7 +144,7 @@ def test_mixed_batches_equal_each_merged_model(world: World, caplog: pytest.LogC
         accepted += stats.accepted
     print(f"{count} tokens, {ties} ties, {preempted} preemptions, {reused} tokens reused, {accepted} guesses right")
     assert not caplog.records  # a step that failed would have been done again, text by text
-    assert ties * 500 <= count
+    assert ties * 1000 <= count + 5000  # one in a thousand, and a few by chance
     assert preempted > 0
     assert reused > 0
 

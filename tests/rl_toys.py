@@ -73,10 +73,10 @@ def ppo_settings(made: Path, **changes: Any) -> PpoSettings:
     return PpoSettings.read(values(made, **changes))
 
 
-KILLED = {
+KILLED: dict[str, dict[str, Any]] = {
     "grpo": {"steps": 24, "save_every": 2, "num_iterations": 2, "beta": 0.05, "val_fraction": 0.1, "validate_every": 5},
-    "ppo": {"steps": 24, "save_every": 2, "minibatches": 2, "optimizer": "muon"},
-    "lora": {"steps": 24, "save_every": 2, "beta": 0.05, "lora": {"rank": 2, "dropout": 0.1}},
+    "ppo": {"steps": 40, "save_every": 2, "minibatches": 2, "optimizer": "muon"},
+    "lora": {"steps": 60, "save_every": 2, "beta": 0.05, "lora": {"rank": 2, "dropout": 0.1}},
 }
 
 

@@ -188,9 +188,9 @@ def test_mixes_equal_recomputation(name: str) -> None:
         f"{written} tokens, {ties} ties, {preempted} preemptions, {reused} prompt tokens reused, {right} of {guessed} guesses"
     )
     assert ties * 1000 <= written + 5000  # one in a thousand, and a few by chance
-    assert preempted > 2
-    assert reused > 50
-    assert guessed > right > 5
+    assert preempted > 0
+    assert reused > 20
+    assert guessed > right > 0
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -47,7 +47,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    return metrics.read_records(folder / metrics.METRICS)
+    try:
+        return metrics.read_records(folder / metrics.METRICS)
+    except FileNotFoundError:  # between the look whether it is there and the reading
+        return []
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
         last = records(work)[-1]["step"] if records(work) else 0
         process = forked.Process(target=killed_child, args=(str(made), str(out), which))
         process.start()
-        goal = last + rng.randint(2, 8) if kills < most else 10**9
+        goal = last + rng.randint(2, 6) if kills < most else 10**9
         while process.is_alive() and (not (seen := records(work)) or seen[-1]["step"] < goal):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
@@ -263,7 +266,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
     assert (out / SAMPLES).read_text() == (tmp_path / "never" / SAMPLES).read_text()
     tables = []
     for folder in (tmp_path / "never", out):
-        assert [record["step"] for record in records(folder)] == list(range(1, 25))
+        assert [record["step"] for record in records(folder)] == list(range(1, KILLED[which]["steps"] + 1))
         timed = ("seconds", "tokens_per_s")
         tables.append([{k: v for k, v in record.items() if not k.startswith(timed)} for record in records(folder)])
     assert tables[0] == tables[1]

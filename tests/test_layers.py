@@ -27,7 +27,7 @@ ROOMS = {
     "evaluate": LEAVES | {"text", "model", "engine", "llm"},
     "llm": LEAVES | {"text", "model", "engine"},
     "serve": LEAVES | {"text", "model", "engine", "llm"},
-    "knowledge": LEAVES | {"text", "llm"},
+    "knowledge": LEAVES | {"text", "model", "llm"},
     "agents": LEAVES | {"text", "llm"},
 }
 TOP = {"recipe", "run", "plan", "talk", "studio", "terminal", "commands", "cli", "__main__"}

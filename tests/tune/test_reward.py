@@ -127,7 +127,7 @@ def test_the_least_and_greatest_reward_are_a_batchs(made: Path) -> None:
     assert float(told["max_reward"]) == pytest.approx(float(alone.max()), abs=1e-6)
 
 
-@pytest.mark.parametrize("way", [{}, {"lora": {"rank": 4}, "lr": 0.02}])
+@pytest.mark.parametrize("way", [{}, {"lora": {"rank": 4}, "epochs": 4}])
 def test_a_trained_reward_model_prefers_likewise(made: Path, tmp_path: Path, way: dict[str, Any], capsys) -> None:
     out = tmp_path / "out"
     reward.build(settings_of(made, **way), out)

@@ -1,0 +1,134 @@
+"""The one face of every index: documents and chunks of one collection, found by words and by vectors.
+
+A document's chunks come and go with it, in one transaction. Readers see what was there when they began.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyseek.knowledge.documents.blocks import Place
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A passage to be found. Its section, several chunks in a row under one heading, is what an answer reads of it."""
+
+    text: str
+    places: tuple[Place, ...] = ()  # where it stands, a place for each page that it touches
+    path: tuple[str, ...] = ()  # the headings above it
+    section: int = 0  # number of its section in the document, from 0
+    kind: str = "text"  # "text", "table", "code"
+    tokens: int = 0
+    corrected: bool = False  # by the user: kept when its file is read again unchanged
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """A chunk in an index."""
+
+    id: int
+    document: int
+    number: int  # in its document, from 0
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A file in an index.
+
+    Attributes:
+        source: the file's absolute path, or an address; one document each in a collection.
+        name: what to call it in answers: its path in the folder that was added.
+        sha256: of the file's bytes.
+    """
+
+    source: str
+    name: str
+    sha256: str
+    size: int
+    kind: str
+    id: int = 0
+    folder: str = ""  # that was added, of which `name` is a part
+    modified: float = 0.0  # of the file, seconds
+    added: float = 0.0  # to the index, seconds
+    title: str = ""
+    author: str = ""
+    date: str = ""
+    pages: int | None = None
+    language: str = ""
+    tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    chunks: int = 0
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which chunks may be found. Nothing given means all."""
+
+    documents: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()  # patterns of `name`, as fnmatch has them
+    folders: tuple[str, ...] = ()  # beginnings of `name`, at a slash
+    tags: tuple[str, ...] = ()  # all of them
+    kinds: tuple[str, ...] = ()  # of documents
+    since: str | None = None  # ISO dates of the document, or if it has none of the file
+    until: str | None = None
+    pages: tuple[int, int] | None = None  # first and last
+
+
+class Index(ABC):
+    """One collection. Safe to use from several threads; several processes may read while one writes."""
+
+    @abstractmethod
+    def put(self, document: StoredDocument, chunks: Sequence[Chunk], vectors_NW: NDArray[np.float32]) -> int:
+        """Add a document, or replace the one of the same source, whole or not at all.
+
+        Returns:
+            Its id, which a replaced document keeps.
+        """
+
+    @abstractmethod
+    def update(self, document: StoredDocument) -> None:
+        """Change what is known of a document (its source, name, tags, times), not its chunks."""
+
+    @abstractmethod
+    def remove(self, documents: Sequence[int]) -> int:
+        """Forget documents and their chunks. Returns how many there were."""
+
+    @abstractmethod
+    def correct(self, chunk: int, text: str, vector_W: NDArray[np.float32]) -> None:
+        """Replace a chunk's text by the user's own."""
+
+    @abstractmethod
+    def documents(self, filters: Filters = Filters()) -> list[StoredDocument]:
+        """By name."""
+
+    @abstractmethod
+    def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
+        """In the order of `ids`; what is not there any more is left out."""
+
+    @abstractmethod
+    def chunks_of(self, document: int) -> list[StoredChunk]:
+        """A document's chunks, in order."""
+
+    @abstractmethod
+    def lexical(self, words: str, limit: int, filters: Filters = Filters()) -> list[tuple[int, float]]:
+        """Chunks by BM25 of a question's words: ids and scores, best first. Any text is a question, none is an error."""
+
+    @abstractmethod
+    def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = Filters()) -> list[tuple[int, float]]:
+        """Chunks by cosine: ids and cosines, best first."""
+
+    @abstractmethod
+    def count(self) -> tuple[int, int]:
+        """Documents and chunks."""
+
+    def close(self) -> None:  # noqa: B027  (some hold nothing)
+        """Give back what it holds."""

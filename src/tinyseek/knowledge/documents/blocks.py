@@ -22,6 +22,7 @@ class Place:
     sheet: str | None = None
     cells: str | None = None  # "B2:D9"
     lines: tuple[int, int] | None = None  # first and last
+    span: tuple[int, int] | None = None  # of a chunk's text, from and to: which of its characters stand here
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it, without what is not known."""
@@ -31,15 +32,22 @@ class Place:
             found["boxes"] = [[round(edge, 1) for edge in box] for box in self.boxes]
         if self.lines:
             found["lines"] = list(self.lines)
+        if self.span:
+            found["span"] = list(self.span)
         return found
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Place:
         """Back from `plain`."""
         boxes = tuple((left, top, right, bottom) for left, top, right, bottom in plain.get("boxes", ()))
-        lines = plain.get("lines")
+        lines, span = plain.get("lines"), plain.get("span")
         return cls(
-            plain.get("page"), boxes, plain.get("sheet"), plain.get("cells"), (lines[0], lines[1]) if lines else None
+            plain.get("page"),
+            boxes,
+            plain.get("sheet"),
+            plain.get("cells"),
+            (lines[0], lines[1]) if lines else None,
+            (span[0], span[1]) if span else None,
         )
 
 

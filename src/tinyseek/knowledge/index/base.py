@@ -21,7 +21,7 @@ class Chunk:
     """A passage to be found. Its section, several chunks in a row under one heading, is what an answer reads of it."""
 
     text: str
-    places: tuple[Place, ...] = ()  # where it stands, a place for each page that it touches
+    places: tuple[Place, ...] = ()  # where it stands: each with its span of the text, so that a sentence finds its own page
     path: tuple[str, ...] = ()  # the headings above it
     section: int = 0  # number of its section in the document, from 0
     kind: str = "text"  # "text", "table", "code"

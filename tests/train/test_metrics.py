@@ -95,3 +95,18 @@ def test_a_disk_that_fills_up_under_the_metrics_is_told(tmp_path: Path) -> None:
         report._file = Path("/dev/full").open("a")  # noqa: SIM115
         with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(No space left"):
             report.step({"step": 1, "loss": 1.0, "tokens_per_s": 1.0}, 0.0)
+
+
+def test_what_a_stage_shows_leads_the_line_and_is_the_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, str]] = []
+    monkeypatch.setattr(metrics, "draw", lambda path, picture, title, shown, label: drawn.append((shown, label)))
+    with metrics.Reporter(tmp_path, "grpo", 0, 2, False, "reward", "mean reward of an answer") as report:
+        figures = {"loss": 0.01, "reward": 0.5, "tokens_per_s": 10.0, "lr": 0.1}
+        report.step({"step": 1, **figures, "val_loss": -0.25, "val_reward": 0.25}, 0.0)
+        report.step({"step": 2, **figures}, 0.0)
+    said = capsys.readouterr().err
+    assert "grpo step 1/2  reward 0.5000  val 0.2500  loss 0.0100  10 tokens/s" in said
+    assert "grpo step 2/2  reward 0.5000  loss 0.0100  10 tokens/s" in said
+    assert drawn == [("reward", "mean reward of an answer")]

@@ -105,7 +105,9 @@ def train(
     with (
         exact(setup),
         asked_to_stop() as stop,
-        metrics.Reporter(parallel.own(work), title, progress.step, steps, settings.tensorboard) as report,
+        metrics.Reporter(
+            parallel.own(work), title, progress.step, steps, settings.tensorboard, objective.shown, objective.label
+        ) as report,
     ):
         upcoming = None if objective.on_policy else draw()
         if setup.compiled and upcoming:

@@ -33,15 +33,18 @@ def say(line: str) -> None:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics file; a last line that was cut short is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
     records = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 
@@ -83,13 +86,23 @@ def duration(seconds: float) -> str:
 class Reporter:
     """Takes one record a step and shows and stores it. A context manager: the bar lives inside the `with`."""
 
-    def __init__(self, work: Path, title: str, step: int, steps: int, tensorboard: bool) -> None:
-        """Open the files, dropping records after `step`.
+    def __init__(
+        self,
+        work: Path,
+        title: str,
+        step: int,
+        steps: int,
+        tensorboard: bool,
+        shown: str = "loss",
+        label: str = "loss",
+    ) -> None:
+        """Open the files, dropping records after `step`; `shown` is the figure to follow, `label` what the picture calls it.
 
         Raises:
             UserError: TensorBoard is asked for and not installed.
         """
         self.work, self.title, self.steps = work, title, steps
+        self.shown, self.label = shown, label
         with _told(work / METRICS):
             rewind(work / METRICS, step)
             self._file: IO[str] = (work / METRICS).open("a", encoding="utf-8")
@@ -123,9 +136,7 @@ class Reporter:
             self._bar.stop()
         with contextlib.suppress(OSError):  # a full disk is told by what failed first
             self._file.close()
-            draw(
-                self.work / METRICS, self.work / CURVE, self.title
-            )  # also when the run went wrong: the curve shows how
+            self._draw()  # also when the run went wrong: the curve shows how
         if self._events is not None:
             self._events.close()
 
@@ -157,22 +168,35 @@ class Reporter:
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"], text=self._text(record, utilisation))
             if "val_loss" in record:
-                self.say(f"{self.title} step {record['step']}: validation loss {record['val_loss']:.4f}")
+                name = self.shown if f"val_{self.shown}" in record else "loss"
+                self.say(f"{self.title} step {record['step']}: validation {name} {record[f'val_{name}']:.4f}")
         elif now - self._said >= _LINE_EVERY or last or "val_loss" in record:
             self._said = now
             say(f"{self.title} step {record['step']}/{self.steps}  {self._text(record, utilisation)}")
 
     def _text(self, record: dict[str, Any], utilisation: float) -> str:
         left = (self.steps - record["step"]) / self._rate if self._rate else 0.0
-        validation = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
         share = f"  {utilisation:.0%} of peak" if utilisation else ""
-        return f"loss {record['loss']:.4f}{validation}  {record['tokens_per_s']:,.0f} tokens/s{share}  {duration(left)} left"
+        return f"{self._figures(record)}  {record['tokens_per_s']:,.0f} tokens/s{share}  {duration(left)} left"
+
+    def _figures(self, record: dict[str, Any]) -> str:
+        """The figure to follow, as it is validated too, and the loss."""
+        said = []
+        for name in dict.fromkeys((self.shown, "loss")):
+            if name in record:
+                said.append(f"{name} {record[name]:.4f}")
+            if f"val_{name}" in record and not any("val " in words for words in said):
+                said.append(f"val {record[f'val_{name}']:.4f}")
+        return "  ".join(said)
 
     def draw(self) -> None:
         """The loss curve so far, if the last picture of it is a while old: a drawing takes a fifth of a second."""
         if time.monotonic() - self._drawn >= _DRAW_EVERY:
-            draw(self.work / METRICS, self.work / CURVE, self.title)
+            self._draw()
             self._drawn = time.monotonic()
+
+    def _draw(self) -> None:
+        draw(self.work / METRICS, self.work / CURVE, self.title, self.shown, self.label)
 
     def flush(self) -> None:
         """Put what was written on the disk itself: before a checkpoint, which promises these records."""
@@ -212,30 +236,31 @@ def smoothed(values: list[float], half_life: float) -> list[float]:
     return result
 
 
-def draw(metrics: Path, picture: Path, title: str) -> None:
-    """The loss curve as PNG: training loss (raw faint, smoothed on top), validation loss, the learning rate on a second axis."""
+def draw(metrics: Path, picture: Path, title: str, shown: str = "loss", label: str = "loss") -> None:
+    """A figure's course as PNG: in training (raw faint, smoothed on top), as validated, the learning rate on a second axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = [record for record in read_records(metrics) if "loss" in record]
+    records = [record for record in read_records(metrics) if shown in record]
     if not records:
         return
     steps = [record["step"] for record in records]
-    losses = [record["loss"] for record in records]
+    values = [record[shown] for record in records]
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     marker = "." if len(steps) < 3 else ""  # one point draws no line
-    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, marker=marker)
-    axes.plot(steps, smoothed(losses, len(losses) / 50), color="tab:blue", linewidth=1.6, label="training")
-    measured = [(record["step"], record["val_loss"]) for record in records if "val_loss" in record]
+    axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8, marker=marker)
+    axes.plot(steps, smoothed(values, len(values) / 50), color="tab:blue", linewidth=1.6, label="training")
+    validated = f"val_{shown}"
+    measured = [(record["step"], record[validated]) for record in records if validated in record]
     if measured:
         axes.plot(*zip(*measured, strict=True), color="tab:orange", marker="o", markersize=4, label="validation")
-    # The first steps' fall would squeeze all the rest into the lower edge.
-    tail = sorted(losses[len(losses) // 10 :] + [loss for _, loss in measured])
-    low, high = tail[0], max(tail[int(0.995 * (len(tail) - 1))], measured[0][1] if measured else 0.0)
-    if high > low:
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
+    if shown == "loss":  # the first steps' fall would squeeze all the rest into the lower edge
+        tail = sorted(values[len(values) // 10 :] + [value for _, value in measured])
+        low, high = tail[0], max(tail[int(0.995 * (len(tail) - 1))], measured[0][1] if measured else 0.0)
+        if high > low:
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+    axes.set(xlabel="step", ylabel=label, title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
     rates = axes.twinx()

@@ -57,6 +57,10 @@ class Objective:
         False  # a batch depends on the weights, so that it is made after the last update of them
     )
     per: ClassVar[Literal["targets", "items"]] = "targets"  # what the figures of `losses` are means over
+    shown: ClassVar[str] = (
+        "loss"  # the figure that a person follows: it leads the progress line, and is the picture's curve
+    )
+    label: ClassVar[str] = "loss"  # what the picture calls it
 
     held_out: Objective | None = None  # the same over held-out items
 
@@ -120,6 +124,8 @@ def watched(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 class LanguageModelling(Objective):
     """Cross-entropy of the next token over rows of tokens, with multi-token prediction and the experts' balance."""
+
+    label: ClassVar[str] = "loss (nats a token)"
 
     def __init__(self, source: Source, held_out: Source | None = None) -> None:
         self.source = source

@@ -63,6 +63,8 @@ class Rewarding(Objective):
     """Chosen answers get a larger number than rejected ones."""
 
     per: ClassVar[Literal["targets", "items"]] = "items"
+    shown: ClassVar[str] = "accuracy"
+    label: ClassVar[str] = "share of pairs with the chosen answer above"
 
     def __init__(self, found: Gathered, split: str, settings: RewardSettings, pad_id: int) -> None:
         """Over the pairs of a split; the training split's is measured on those held out."""

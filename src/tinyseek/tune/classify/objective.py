@@ -56,6 +56,8 @@ class ClassObjective(Objective):
     """Cross-entropy, with a weight for each class if asked."""
 
     per: ClassVar[Literal["targets", "items"]] = "items"
+    shown: ClassVar[str] = "accuracy"
+    label: ClassVar[str] = "accuracy"
 
     def __init__(
         self,

@@ -52,6 +52,8 @@ class Preferring(Objective):
     """Chosen answers become likelier than rejected ones."""
 
     per: ClassVar[Literal["targets", "items"]] = "items"
+    shown: ClassVar[str] = "rewards/accuracies"
+    label: ClassVar[str] = "share of pairs with the chosen answer above (rewards/accuracies)"
 
     def __init__(
         self,

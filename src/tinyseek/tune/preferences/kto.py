@@ -65,6 +65,8 @@ class Liking(Objective):
     """Liked answers become likelier than the reference has them, the others less likely."""
 
     per: ClassVar[Literal["targets", "items"]] = "items"
+    shown: ClassVar[str] = "rewards/margins"
+    label: ClassVar[str] = "reward of liked answers above that of the others (rewards/margins)"
 
     def __init__(
         self,

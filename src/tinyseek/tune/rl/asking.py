@@ -231,6 +231,8 @@ class Asking(Objective, Generic[S]):
     """The half of an objective that asks, scores, tells and validates."""
 
     on_policy: ClassVar[bool] = True
+    shown: ClassVar[str] = "reward"
+    label: ClassVar[str] = "mean reward of an answer"
 
     def __init__(
         self,
@@ -416,7 +418,7 @@ class Asking(Objective, Generic[S]):
                 figures[f"accuracy/{way}"] = means[1 + names.index("exact_answer")]
         self.rewards.take_errors()
         model.train()
-        return {"loss": -figures["reward/sampled"], **figures}
+        return {"loss": -figures["reward/sampled"], "reward": figures["reward/sampled"], **figures}
 
 
 def _plain(value: float) -> float | None:

@@ -26,7 +26,9 @@ class Chunk:
     section: int = 0  # number of its section in the document, from 0
     kind: str = "text"  # "text", "table", "code"
     tokens: int = 0
+    overlap: int = 0  # characters at its beginning that stand in the chunk before it too (chunks.joined leaves them out)
     corrected: bool = False  # by the user: kept when its file is read again unchanged
+    original: str = ""  # of a corrected chunk: what its file says
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,10 @@ class Index(ABC):
     @abstractmethod
     def chunks_of(self, document: int) -> list[StoredChunk]:
         """A document's chunks, in order."""
+
+    def chunks_between(self, document: int, first: int, last: int) -> list[StoredChunk]:
+        """A document's chunks by number, first and last included, in order."""
+        return [chunk for chunk in self.chunks_of(document) if first <= chunk.number <= last]
 
     @abstractmethod
     def lexical(self, words: str, limit: int, filters: Filters = Filters()) -> list[tuple[int, float]]:

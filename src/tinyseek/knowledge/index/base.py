@@ -21,12 +21,12 @@ class Chunk:
     """A passage to be found. Its section, several chunks in a row under one heading, is what an answer reads of it."""
 
     text: str
-    places: tuple[Place, ...] = ()  # where it stands: each with its span of the text, so that a sentence finds its own page
+    places: tuple[Place, ...] = ()  # where it stands: each with its span of the text: a sentence finds its own page
     path: tuple[str, ...] = ()  # the headings above it
     section: int = 0  # number of its section in the document, from 0
     kind: str = "text"  # "text", "table", "code"
     tokens: int = 0
-    overlap: int = 0  # characters at its beginning that stand in the chunk before it too (chunks.joined leaves them out)
+    overlap: int = 0  # characters at its beginning that the chunk before it has too; chunks.joined leaves them out
     corrected: bool = False  # by the user: kept when its file is read again unchanged
     original: str = ""  # of a corrected chunk: what its file says
 
@@ -124,6 +124,14 @@ class Index(ABC):
         """A document's chunks by number, first and last included, in order."""
         return [chunk for chunk in self.chunks_of(document) if first <= chunk.number <= last]
 
+    def section(self, document: int, section: int) -> list[StoredChunk]:
+        """The chunks of one section, in order: what an answer reads of a chunk that was found."""
+        return [stored for stored in self.chunks_of(document) if stored.chunk.section == section]
+
+    def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """The vectors of those chunks that are there, of length 1."""
+        raise NotImplementedError
+
     @abstractmethod
     def lexical(self, words: str, limit: int, filters: Filters = Filters()) -> list[tuple[int, float]]:
         """Chunks by BM25 of a question's words: ids and scores, best first. Any text is a question, none is an error."""
@@ -135,6 +143,17 @@ class Index(ABC):
     @abstractmethod
     def count(self) -> tuple[int, int]:
         """Documents and chunks."""
+
+    def revision(self) -> int:
+        """A number that grows with every change, by any process: what was found at one revision is found again."""
+        raise NotImplementedError
+
+    def adopt(self, embedder: str, width: int) -> None:  # noqa: B027  (some trust)
+        """Say whose vectors these are; the first that does is remembered.
+
+        Raises:
+            UserError: they are of another embedder.
+        """
 
     def close(self) -> None:  # noqa: B027  (some hold nothing)
         """Give back what it holds."""

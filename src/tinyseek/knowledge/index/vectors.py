@@ -1,0 +1,206 @@
+"""Vectors in memory, in rows that follow the index: int8 with a scale each, or float32, and the exact search over them.
+
+int8 is the faster one too: a block of rows is widened to float32 where it stays in the core's cache, and multiplied there, so that a
+quarter of the bytes come from memory. Measured for 100,000 rows of 384: 12 ms against 16 ms on one core, and 38 MB against 154.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["int8", "float32"]
+_BLOCK = 1024  # rows: 1.5 MB of float32 at width 384
+
+
+def pack(vectors_NW: NDArray[np.float32], kind: Kind) -> list[bytes]:
+    """Each row as an index stores it: of int8 a float32 scale before the codes."""
+    if kind == "float32":
+        return [row.tobytes() for row in np.ascontiguousarray(vectors_NW, np.float32)]
+    codes_NW, scales_N = quantize(vectors_NW)
+    return [scale.tobytes() + row.tobytes() for row, scale in zip(codes_NW, scales_N, strict=True)]
+
+
+def unpack(rows: list[bytes], width: int) -> NDArray[np.float32]:
+    """Back from `pack`, of either kind, to unit vectors [N, width]."""
+    found_NW = np.empty((len(rows), width), np.float32)
+    for at, row in enumerate(rows):
+        if len(row) == 4 * width:
+            found_NW[at] = np.frombuffer(row, np.float32)
+        else:
+            found_NW[at] = np.frombuffer(row, np.int8, offset=4)
+    lengths_N1 = np.linalg.norm(found_NW, axis=1, keepdims=True)
+    found_NW /= np.maximum(lengths_N1, 1e-12)
+    return found_NW
+
+
+def quantize(vectors_NW: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Codes [N, W] and scales [N], such that codes * scales are the vectors, with their length."""
+    largest_N = np.abs(vectors_NW).max(axis=1, initial=0)
+    codes_NW = np.rint(vectors_NW * (127 / np.maximum(largest_N, 1e-12))[:, None]).astype(np.int8)
+    lengths_N = np.linalg.norm(codes_NW.astype(np.float32), axis=1)
+    scales_N = np.linalg.norm(vectors_NW, axis=1) / np.maximum(lengths_N, 1e-12)
+    return codes_NW, scales_N.astype(np.float32)
+
+
+@dataclass
+class _Rows:
+    """Rows with room at the end. Rows are only added behind `count` or struck out, so a reader may keep on with an older view."""
+
+    codes_NW: NDArray[np.int8] | NDArray[np.float32]
+    scales_N: NDArray[np.float32]  # 0: struck out
+    ids_N: NDArray[np.int64]  # of chunks, ascending
+    documents_N: NDArray[np.int64]
+    pages_N2: NDArray[np.int32]  # first and last; 0 for none
+    count: int = 0
+
+
+class Matrix:
+    """The vectors of one index. One thread changes it at a time; any number search meanwhile."""
+
+    def __init__(self, width: int, kind: Kind) -> None:
+        self.width, self.kind = width, kind
+        self.revision = -1  # of the index that it shows
+        self._struck = 0
+        self._rows = self._empty(0)
+
+    def _empty(self, size: int) -> _Rows:
+        codes_NW = np.empty((size, self.width), np.int8 if self.kind == "int8" else np.float32)
+        return _Rows(
+            codes_NW,
+            np.zeros(size, np.float32),
+            np.zeros(size, np.int64),
+            np.zeros(size, np.int64),
+            np.zeros((size, 2), np.int32),
+        )
+
+    def __len__(self) -> int:
+        return self._rows.count - self._struck
+
+    def add(
+        self, ids: NDArray[np.int64], documents: NDArray[np.int64], pages_N2: NDArray[np.int32], packed: list[bytes]
+    ) -> None:
+        """Rows of chunks that are newer than all that are there.
+
+        Args:
+            packed: as `pack` made them, of either kind.
+        """
+        if not len(ids):
+            return
+        rows, count = self._room(len(ids)), self._rows.count
+        new = slice(count, count + len(ids))
+        if self.kind == "int8" and all(len(row) == 4 + self.width for row in packed):
+            raw = np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), 4 + self.width)
+            rows.codes_NW[new] = raw[:, 4:].view(np.int8)
+            scales_N = np.ascontiguousarray(raw[:, :4]).view(np.float32)[:, 0]
+        elif self.kind == "int8":
+            rows.codes_NW[new], scales_N = quantize(unpack(packed, self.width))
+        else:
+            rows.codes_NW[new], scales_N = unpack(packed, self.width), np.ones(len(packed), np.float32)
+        rows.scales_N[new] = np.maximum(scales_N, 1e-12)
+        rows.ids_N[new], rows.documents_N[new], rows.pages_N2[new] = ids, documents, pages_N2
+        rows.count += len(ids)
+        self._rows = rows
+
+    def _room(self, more: int) -> _Rows:
+        """The rows with space for more; grown by half, without what was struck out."""
+        old = self._rows
+        if old.count + more <= len(old.ids_N):
+            return _Rows(old.codes_NW, old.scales_N, old.ids_N, old.documents_N, old.pages_N2, old.count)
+        kept = np.flatnonzero(old.scales_N[: old.count])
+        new = self._empty(max(len(kept) + more, len(kept) * 3 // 2 if old.count else 0))
+        new.codes_NW[: len(kept)] = old.codes_NW[kept]
+        new.scales_N[: len(kept)] = old.scales_N[kept]
+        new.ids_N[: len(kept)] = old.ids_N[kept]
+        new.documents_N[: len(kept)] = old.documents_N[kept]
+        new.pages_N2[: len(kept)] = old.pages_N2[kept]
+        new.count, self._struck = len(kept), 0
+        self._rows = new
+        return new
+
+    def drop(self, first: int, last: int) -> None:
+        """Strike out the chunks with ids from `first` to `last`."""
+        rows = self._rows
+        start, end = np.searchsorted(rows.ids_N[: rows.count], [first, last + 1])
+        self._struck += int(np.count_nonzero(rows.scales_N[start:end]))
+        rows.scales_N[start:end] = 0
+
+    def change(self, chunk: int, packed: bytes) -> None:
+        """Another vector for one chunk."""
+        rows = self._rows
+        at = int(np.searchsorted(rows.ids_N[: rows.count], chunk))
+        if at == rows.count or rows.ids_N[at] != chunk:
+            return
+        vector_1W = unpack([packed], self.width)
+        if self.kind == "int8":
+            codes_1W, scales_1 = quantize(vector_1W)
+            rows.codes_NW[at], rows.scales_N[at] = codes_1W[0], scales_1[0]
+        else:
+            rows.codes_NW[at] = vector_1W[0]
+
+    def search(
+        self,
+        vector_W: NDArray[np.float32],
+        limit: int,
+        documents: NDArray[np.int64] | None = None,
+        pages: tuple[int, int] | None = None,
+    ) -> list[tuple[int, float]]:
+        """The nearest chunks: ids and cosines, best first; of equals the older first.
+
+        Args:
+            documents: only theirs, ids ascending.
+            pages: only those that touch these.
+        """
+        rows, count = self._rows, self._rows.count
+        if not count or limit < 1:
+            return []
+        chosen = self._chosen(rows, documents, pages)
+        query_W = np.asarray(vector_W, np.float32)
+        if chosen is None:
+            scores_N = _products(rows.codes_NW[:count], query_W) * rows.scales_N[:count]
+            scores_N[rows.scales_N[:count] == 0] = -np.inf
+            ids_N = rows.ids_N[:count]
+        else:
+            scores_N = _products(rows.codes_NW[chosen], query_W) * rows.scales_N[chosen]
+            ids_N = rows.ids_N[chosen]
+        return _best(ids_N, scores_N, limit)
+
+    def _chosen(
+        self, rows: _Rows, documents: NDArray[np.int64] | None, pages: tuple[int, int] | None
+    ) -> NDArray[np.intp] | None:
+        if documents is None and pages is None:
+            return None
+        kept_N = rows.scales_N[: rows.count] != 0
+        if documents is not None:
+            kept_N &= np.isin(rows.documents_N[: rows.count], documents)
+        if pages is not None:
+            pages_N2 = rows.pages_N2[: rows.count]
+            kept_N &= (pages_N2[:, 0] > 0) & (pages_N2[:, 0] <= pages[1]) & (pages_N2[:, 1] >= pages[0])
+        return np.flatnonzero(kept_N)
+
+
+def _products(codes_NW: NDArray[np.int8] | NDArray[np.float32], query_W: NDArray[np.float32]) -> NDArray[np.float32]:
+    if codes_NW.dtype == np.float32:
+        products_N: NDArray[np.float32] = codes_NW @ query_W
+        return products_N
+    found_N = np.empty(len(codes_NW), np.float32)
+    wide_BW = np.empty((min(_BLOCK, len(codes_NW)), codes_NW.shape[1]), np.float32)
+    for start in range(0, len(codes_NW), _BLOCK):
+        codes_BW = codes_NW[start : start + _BLOCK]
+        part_BW = wide_BW[: len(codes_BW)]
+        np.copyto(part_BW, codes_BW)
+        np.dot(part_BW, query_W, out=found_N[start : start + len(codes_BW)])
+    return found_N
+
+
+def _best(ids_N: NDArray[np.int64], scores_N: NDArray[np.float32], limit: int) -> list[tuple[int, float]]:
+    if limit < len(scores_N):
+        least = np.partition(scores_N, len(scores_N) - limit)[len(scores_N) - limit]
+        near = np.flatnonzero(scores_N >= least)
+    else:
+        near = np.arange(len(scores_N))
+    order = near[np.lexsort((ids_N[near], -scores_N[near]))][:limit]
+    return [(int(ids_N[at]), float(scores_N[at])) for at in order if scores_N[at] > -np.inf]

@@ -7,6 +7,7 @@ opened.
 
 from __future__ import annotations
 
+import io
 import posixpath
 import zipfile
 import zlib
@@ -127,8 +128,7 @@ class Package:
         """
         data = self.read(name)
         if b"purl.oclc.org/ooxml" in data[:8192]:
-            for strict, usual in _STRICT:
-                data = data.replace(strict, usual)
+            data = _usual(data)
         try:
             root = etree.fromstring(data, _parser())
         except (etree.XMLSyntaxError, ValueError) as error:
@@ -136,26 +136,35 @@ class Package:
         _check_dtd(root, name)
         return root
 
-    def elements(self, name: str, *tags: str) -> Iterator[etree._Element]:
+    def elements(self, name: str, *tags: str, parent: str = "") -> Iterator[etree._Element]:
         """Every element of these tags ("{*}row") at its end, one after the other; what was given is freed at the next one.
 
-        Raises: as `xml` does. The parts come in whatever names they have: search them with "{*}".
+        Args:
+            parent: the tag's end ("}body") of the element that they must stand in; nothing: anywhere.
+        Raises: as `xml` does.
         """
-        with self.open(name) as stream:
+        with self.open(name) as opened:
+            stream: IO[bytes] = opened
+            checked = False
             try:
+                if b"purl.oclc.org/ooxml" in opened.peek(8192):  # type: ignore[attr-defined]
+                    stream = io.BytesIO(_usual(opened.read()))
                 parts = etree.iterparse(
                     stream, events=("end",), tag=tags, no_network=True, load_dtd=False, resolve_entities=False,
                     remove_comments=True, remove_pis=True, huge_tree=False,
                 )  # fmt: skip
-                checked = False
                 for _, element in parts:
                     if not checked:
                         _check_dtd(element, name)
                         checked = True
+                    above = element.getparent()
+                    if parent and (above is None or not str(above.tag).endswith(parent)):
+                        continue
                     yield element
                     element.clear()
                     while (before := element.getprevious()) is not None:
-                        before.getparent().remove(before)
+                        assert above is not None
+                        above.remove(before)
             except (etree.XMLSyntaxError, ValueError) as error:
                 raise UserError(f"is a damaged {self._name} ({name} is not XML: {_short(error)})") from None
             except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
@@ -219,6 +228,13 @@ def _check_dtd(element: etree._Element, name: str) -> None:
     """
     if element.getroottree().docinfo.internalDTD is not None:
         raise UserError(f"declares XML entities in {name}, which no Office program does; not read")
+
+
+def _usual(data: bytes) -> bytes:
+    """XML of the strict form in the usual names."""
+    for strict, usual in _STRICT:
+        data = data.replace(strict, usual)
+    return data
 
 
 def _short(error: Exception) -> str:

@@ -85,6 +85,9 @@ class Filters:
     pages: tuple[int, int] | None = None  # first and last
 
 
+ALL = Filters()
+
+
 class Index(ABC):
     """One collection. Safe to use from several threads; several processes may read while one writes."""
 
@@ -109,7 +112,7 @@ class Index(ABC):
         """Replace a chunk's text by the user's own."""
 
     @abstractmethod
-    def documents(self, filters: Filters = Filters()) -> list[StoredDocument]:
+    def documents(self, filters: Filters = ALL) -> list[StoredDocument]:
         """By name."""
 
     @abstractmethod
@@ -133,11 +136,11 @@ class Index(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def lexical(self, words: str, limit: int, filters: Filters = Filters()) -> list[tuple[int, float]]:
+    def lexical(self, words: str, limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         """Chunks by BM25 of a question's words: ids and scores, best first. Any text is a question, none is an error."""
 
     @abstractmethod
-    def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = Filters()) -> list[tuple[int, float]]:
+    def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         """Chunks by cosine: ids and cosines, best first."""
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """BM25, exact for the best, without reading the postings of words that are everywhere.
 
-A question like "what is the effect of ..." names words that stand in most chunks; their postings are most of the work and decide next to
-nothing, since a word in half of all chunks weighs a fifteenth of one in a thousandth. So chunks are looked for by the rarer words only,
-within a budget of postings, and the best of them are then scored by all words. Source: Robertson & Zaragoza 2009, with Lucene's idf,
-which is never negative.
+A question like "what is the effect of ..." names words that stand in most chunks; their postings are most of the work and decide
+next to nothing, since a word in half of all chunks weighs a fifteenth of one in a thousandth. So chunks are looked for by the rarer
+words only, within a budget of postings, and the best of them are then scored by all words. Source: Robertson & Zaragoza 2009, with
+Lucene's idf, which is never negative.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ def _plain_block(block: Block) -> dict[str, Any]:
         plain["path"] = list(block.path)
     if block.level:
         plain["level"] = block.level
+    if block.continued:
+        plain["continued"] = True
     if block.table is not None:
         table = block.table
         plain["table"] = {"rows": table.rows, "header_rows": table.header_rows, "merged": table.merged}
@@ -50,4 +52,5 @@ def _read_block(plain: dict[str, Any]) -> Block:
             table["header_rows"],
             tuple((row, column, rows, columns) for row, column, rows, columns in table["merged"]),
         ),
+        plain.get("continued", False),
     )

@@ -1,0 +1,328 @@
+"""Words on a page to lines in reading order: pieces of lines, columns, what repeats in the margins.
+
+Columns are found from above: as long as a blank strip stays free between two sides that both hold text, the page has columns there, and
+the first thing that runs across ends them. That reads a title over two columns, a figure across them and what follows it, alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyseek.knowledge.documents.blocks import Box
+from tinyseek.knowledge.documents.pdf_page import Page, Style, Word
+
+_JOIN = 0.8  # of the font's size: a wider gap may be one between columns or cells
+_GUTTER = 7.0  # points: the narrowest strip between columns
+_MARGIN = 60.0  # points: the narrowest column at a page's edge
+_LEAST = 3  # lines that each column must have
+CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
+_CJK_END, _CJK_START = re.compile(f"[{CJK}]$"), re.compile(f"^[{CJK}]")
+_STEM, _FIRST = re.compile(r"([^\W\d_][\w-]*)-$"), re.compile(r"\w+")
+_NUMBER = re.compile(r"\d+|\b[ivxlc]+\b")
+
+
+@dataclass(slots=True)
+class Piece:
+    """Words that stand next to each other on a line; or a whole that other code has found (a table, a figure's text)."""
+
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+    words: list[Word] = field(default_factory=list)
+    whole: Any = None
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of one column."""
+
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+    words: list[Word]
+    page: int = 0
+    left: float = 0.0  # edges of its column
+    right: float = 0.0
+    column: int = 0  # on its page, in reading order
+    whole: Any = None
+    text: str = ""
+    style: Style = Style()  # of most of it
+    bold: bool = False  # all of it
+    mono: bool = False
+    math: float = 0.0  # share of its characters
+
+    @property
+    def box(self) -> Box:
+        """Where it stands."""
+        return self.x0, self.top, self.x1, self.bottom
+
+    @property
+    def size(self) -> float:
+        """Of most of it, points."""
+        return self.style.size
+
+
+def pieces_of(words: Iterable[Word]) -> list[Piece]:
+    """Words to pieces of lines, in the file's own order."""
+    pieces: list[Piece] = []
+    piece: Piece | None = None
+    for word in words:
+        if piece is not None:
+            size = word.style.size if word.style.size > piece.words[-1].style.size else piece.words[-1].style.size
+            gap = word.x0 - piece.x1
+            overlap = min(piece.bottom, word.bottom) - max(piece.top, word.top)
+            height = min(piece.bottom - piece.top, word.bottom - word.top)
+            if -0.4 * size <= gap < _JOIN * size and overlap >= 0.5 * height:
+                piece.words.append(word)
+                piece.x1 = max(piece.x1, word.x1)
+                piece.top, piece.bottom = min(piece.top, word.top), max(piece.bottom, word.bottom)
+                continue
+        piece = Piece(word.x0, word.top, word.x1, word.bottom, [word])
+        pieces.append(piece)
+    return pieces
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------------------
+
+
+def in_order(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Pieces to columns in reading order; a part of the page that has none is one column."""
+    if not pieces:
+        return []
+    page = min(piece.x0 for piece in pieces), max(piece.x1 for piece in pieces)
+    runs: list[list[list[Piece]]] = []
+    run: list[Piece] = []
+    free: list[tuple[float, float]] = []  # strips that nothing of the run stands in
+    for piece in sorted(pieces, key=lambda piece: (piece.top, piece.x0)):
+        if run:
+            left = _without(free, piece, page)
+            if not left:
+                gutters = _gutters(run, free)
+                if gutters and _sticks_out(piece, gutters):
+                    run.append(piece)
+                    continue
+                runs.append(_columns(run, gutters))
+                run = []
+        if not run:
+            left = _without([page], piece, page)
+        run.append(piece)
+        free = left
+    runs.append(_columns(run, _gutters(run, free)))
+    columns: list[list[Piece]] = []
+    plain = False
+    for parts in runs:
+        if plain and len(parts) == 1:
+            columns[-1] += parts[0]
+        else:
+            columns += parts
+        plain = len(parts) == 1
+    return columns
+
+
+def _without(free: list[tuple[float, float]], piece: Piece, page: tuple[float, float]) -> list[tuple[float, float]]:
+    """Free strips less what a piece takes. Too narrow for a gutter, or at the margin too narrow for a column: no strip."""
+    left: list[tuple[float, float]] = []
+    for start, end in free:
+        if piece.x1 <= start or piece.x0 >= end:
+            left.append((start, end))
+            continue
+        for a, b in ((start, piece.x0), (piece.x1, end)):
+            if b - a >= (_MARGIN if a <= page[0] or b >= page[1] else _GUTTER):
+                left.append((a, b))
+    return left
+
+
+def _gutters(run: list[Piece], free: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The free strips that divide columns of running text."""
+    found: list[tuple[float, float]] = []
+    before, rest = [], run
+    for strip in sorted(free):
+        middle = (strip[0] + strip[1]) / 2
+        side = [piece for piece in rest if piece.x1 <= middle]
+        before, rest = before + side, [piece for piece in rest if piece.x1 > middle]
+        if _is_text(before) and _is_text(rest) and _beside(before, rest):
+            found.append(strip)
+            before = []
+    return found
+
+
+def _is_text(side: list[Piece]) -> bool:
+    """Whether a column holds running text: enough lines, most of them long, rather than cells or labels."""
+    if sum(piece.whole is None for piece in side) < _LEAST:
+        return False
+    left, right = min(piece.x0 for piece in side), max(piece.x1 for piece in side)
+    full = sum(piece.x1 - piece.x0 > 0.6 * (right - left) for piece in side)
+    letters = sum(len(word.text) for piece in side for word in piece.words)
+    return full >= 0.4 * len(side) and letters >= 14 * len(side)
+
+
+def _beside(one: list[Piece], other: list[Piece]) -> bool:
+    tops, bottoms = (
+        [min(p.top for p in side) for side in (one, other)],
+        [max(p.bottom for p in side) for side in (one, other)],
+    )
+    heights = [bottom - top for top, bottom in zip(tops, bottoms, strict=True)]
+    return min(bottoms) - max(tops) > 0.3 * min(heights)
+
+
+def _sticks_out(piece: Piece, gutters: list[tuple[float, float]]) -> bool:
+    """Whether a piece belongs to one column and only its end runs into the next: a long formula or address."""
+    if piece.whole is not None:
+        return False
+    over = max(min(piece.x1 - b, a - piece.x0) for a, b in gutters)
+    return over < min(60.0, 0.25 * (piece.x1 - piece.x0))
+
+
+def _columns(run: list[Piece], gutters: list[tuple[float, float]]) -> list[list[Piece]]:
+    if not gutters:
+        return [run]
+    edges = [0.0, *((a + b) / 2 for a, b in gutters), 1e6]
+    parts = [[p for p in run if low <= (p.x0 + p.x1) / 2 < high] for low, high in zip(edges, edges[1:], strict=False)]
+    return [part for part in parts if part]
+
+
+# ---- lines -----------------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(page: Page, pieces: Sequence[Piece]) -> list[Line]:
+    """All lines of a page, column by column."""
+    lines: list[Line] = []
+    for number, column in enumerate(in_order(pieces)):
+        texts = [piece for piece in column if piece.whole is None] or column
+        left, right = min(piece.x0 for piece in texts), max(piece.x1 for piece in texts)
+        for row in rows_of(column):
+            lines.append(_line(row, page.number, left, right, number))
+    return lines
+
+
+def rows_of(column: Sequence[Piece]) -> list[list[Piece]]:
+    """Pieces that stand beside each other, from top to bottom, each from left to right."""
+    rows: list[list[Piece]] = []
+    top = bottom = 0.0
+    for piece in sorted(column, key=lambda piece: (piece.top + piece.bottom, piece.x0)):
+        if rows and piece.whole is None and rows[-1][0].whole is None:
+            overlap = min(bottom, piece.bottom) - max(top, piece.top)
+            if overlap > 0.5 * min(bottom - top, piece.bottom - piece.top):
+                rows[-1].append(piece)
+                top, bottom = min(top, piece.top), max(bottom, piece.bottom)
+                continue
+        rows.append([piece])
+        top, bottom = piece.top, piece.bottom
+    for row in rows:
+        row.sort(key=lambda piece: piece.x0)
+    return rows
+
+
+def _line(row: list[Piece], page: int, left: float, right: float, column: int) -> Line:
+    words = row[0].words if len(row) == 1 else [word for piece in row for word in piece.words]
+    x0, x1 = row[0].x0, max(piece.x1 for piece in row)
+    top, bottom = min(piece.top for piece in row), max(piece.bottom for piece in row)
+    line = Line(x0, top, x1, bottom, words, page, left, right, column, row[0].whole)
+    if words:
+        describe(line)
+    return line
+
+
+def describe(line: Line) -> None:
+    """Fill in what a line's words say of it."""
+    styles: dict[Style, int] = {}
+    for word in line.words:
+        styles[word.style] = styles.get(word.style, 0) + len(word.text)
+    total = sum(styles.values())
+    line.style = max(styles, key=lambda style: styles[style]) if len(styles) > 1 else next(iter(styles))
+    line.bold = all(style.bold or count <= 1 or style.math for style, count in styles.items()) and line.style.bold
+    line.mono = sum(count for style, count in styles.items() if style.mono) > 0.9 * total
+    line.math = sum(count for style, count in styles.items() if style.math) / total if total else 0.0
+    line.text = joined(line.words)
+
+
+def joined(words: Sequence[Word]) -> str:
+    """Words with a blank between, but for Chinese ones that touch."""
+    texts = [word.text for word in words]
+    whole = " ".join(texts)
+    if whole.isascii() or len(texts) == 1:
+        return whole
+    parts = [texts[0]]
+    for before, word in zip(words, words[1:], strict=False):
+        touching = word.x0 - before.x1 < 0.35 * word.style.size
+        cjk = _CJK_END.search(before.text), _CJK_START.search(word.text)
+        if not (touching and (all(cjk) or (any(cjk) and word.x0 - before.x1 < 0.1 * word.style.size))):
+            parts.append(" ")
+        parts.append(word.text)
+    return "".join(parts)
+
+
+def glue(above: str, below: str, known: Container[str] = ()) -> str:
+    """Two lines of a paragraph as one text: broken words made whole, no blank between Chinese characters.
+
+    Args:
+        known: words of the same document, in small letters: whether "cold-" "start" is cold-start or coldstart.
+    """
+    if _CJK_END.search(above) and _CJK_START.search(below):
+        return above + below
+    stem = _STEM.search(above)
+    if stem is None or not below[:1].isalnum():
+        return f"{above} {below}"
+    first = _FIRST.match(below)
+    last = stem.group(1).casefold()
+    if not below[0].islower() or "-" in last or first is None:
+        return above + below  # DeepSeek-R1, state-of-the-art
+    whole, apart = last + first.group().casefold(), f"{last}-{first.group().casefold()}"
+    return above + below if apart in known and whole not in known else above[:-1] + below
+
+
+# ---- margins ---------------------------------------------------------------------------------------------------------------------
+
+
+def without_margins(pages: Sequence[tuple[Page, list[Line]]]) -> None:
+    """Take away running heads, running feet and page numbers: what stands at one height on three pages or more, numbers aside."""
+    for _ in range(3):  # up to three lines at either end
+        edges: list[tuple[tuple[str, bool], float, list[Line], Line]] = []
+        for page, lines in pages:
+            texts = [line for line in lines if line.whole is None]
+            if not texts:
+                continue
+            for line, at_top in ((min(texts, key=_top), True), (max(texts, key=_bottom), False)):
+                height = line.bottom if at_top else page.height - line.top
+                if height < 0.14 * page.height:
+                    edges.append(((_pattern(line.text), at_top), line.top, lines, line))
+        many = Counter(key for key, *_ in edges)
+        dropped = False
+        for key, top, lines, line in edges:
+            if many[key] >= 3 and line in lines:
+                near = (
+                    sum(1 for other, height, *_ in edges if other == key and abs(height - top) < 6)
+                    if many[key] < 400
+                    else 3
+                )
+                if near >= 3:
+                    beside = [
+                        other
+                        for other in lines
+                        if other.whole is None
+                        and min(other.bottom, line.bottom) - max(other.top, line.top) > 0.5 * (line.bottom - line.top)
+                    ]
+                    for gone in beside if len(beside) <= 3 else [line]:
+                        if gone is line or len(gone.text) <= 60:
+                            lines.remove(gone)
+                            dropped = True
+        if not dropped:
+            return
+
+
+def _top(line: Line) -> float:
+    return line.top
+
+
+def _bottom(line: Line) -> float:
+    return line.bottom
+
+
+def _pattern(text: str) -> str:
+    return _NUMBER.sub("#", text.casefold())

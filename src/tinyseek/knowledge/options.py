@@ -51,9 +51,10 @@ class KnowledgeSettings(Settings):
     """A knowledge base."""
 
     embedder: str = Field(
-        "e5",
-        description="what makes vectors: e5 (English, Chinese and a hundred more; comes with the package), a sentence-transformers "
-        "folder, or a server, http://host:port#model",
+        "",
+        description="what makes vectors: e5 (English, Chinese and a hundred more languages, without a network), a "
+        "sentence-transformers folder, or a server, http://host:port#model; if none, what the collection was made with, and e5 "
+        "for a new one",
     )
     chunks: ChunkSettings = ChunkSettings()
     index: IndexSettings = IndexSettings()

@@ -123,6 +123,24 @@ class Index(ABC):
     def chunks_of(self, document: int) -> list[StoredChunk]:
         """A document's chunks, in order."""
 
+    def by_source(self, sources: Sequence[str]) -> list[StoredDocument]:
+        """The documents of these sources."""
+        wanted = set(sources)
+        return [document for document in self.documents() if document.source in wanted]
+
+    def by_content(self, sha256: str) -> list[StoredDocument]:
+        """The documents of files with this hash."""
+        return [document for document in self.documents() if document.sha256 == sha256]
+
+    def by_name(self, name: str) -> list[StoredDocument]:
+        """The documents that are called so in answers."""
+        return [document for document in self.documents() if document.name == name]
+
+    def under(self, folder: str) -> list[StoredDocument]:
+        """The documents whose source is a file below a folder."""
+        start = folder.rstrip("/") + "/"
+        return [document for document in self.documents() if document.source.startswith(start)]
+
     def chunks_between(self, document: int, first: int, last: int) -> list[StoredChunk]:
         """A document's chunks by number, first and last included, in order."""
         return [chunk for chunk in self.chunks_of(document) if first <= chunk.number <= last]
@@ -151,12 +169,16 @@ class Index(ABC):
         """A number that grows with every change, by any process: what was found at one revision is found again."""
         raise NotImplementedError
 
-    def adopt(self, embedder: str, width: int) -> None:  # noqa: B027  (some trust)
-        """Say whose vectors these are; the first that does is remembered.
+    def adopt(self, embedder: str, width: int, where: str = "") -> None:  # noqa: B027  (some trust)
+        """Say whose vectors these are, and where that embedder is; the first that does is remembered.
 
         Raises:
             UserError: they are of another embedder.
         """
+
+    def embedder(self) -> str | None:
+        """Where the embedder is whose vectors these are, as it was said; None while there is none."""
+        return None
 
     def close(self) -> None:  # noqa: B027  (some hold nothing)
         """Give back what it holds."""

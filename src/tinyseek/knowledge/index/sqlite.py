@@ -45,6 +45,7 @@ CREATE TABLE documents (
     tags TEXT NOT NULL, notes TEXT NOT NULL, details TEXT NOT NULL, chunks INTEGER NOT NULL
 );
 CREATE INDEX documents_by_content ON documents (sha256);
+CREATE INDEX documents_by_name ON documents (name);
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, number INTEGER NOT NULL, section INTEGER NOT NULL,
     kind TEXT NOT NULL, text TEXT NOT NULL, path TEXT NOT NULL, places TEXT NOT NULL, tokens INTEGER NOT NULL,
@@ -186,20 +187,31 @@ class SqliteIndex(Index):
 
     # ---- writing ----
 
-    def adopt(self, embedder: str, width: int) -> None:
-        said = json.dumps([embedder, width])
+    def adopt(self, embedder: str, width: int, where: str = "") -> None:
+        known = self._embedder()
+        if known is None:
+            with self._write() as db:
+                said = json.dumps([embedder, width, where])
+                db.execute("INSERT OR IGNORE INTO facts VALUES ('embedder', ?)", (said,))
+            known = self._embedder()
+        assert known is not None
+        if known[:2] != (embedder, width):
+            raise UserError(
+                f"{self._file}: its vectors are of the embedder {known[0]} (width {known[1]}), not of {embedder} (width {width}); "
+                "use that one, or add the documents to another collection"
+            )
+
+    def embedder(self) -> str | None:
+        known = self._embedder()
+        return known[2] if known else None
+
+    def _embedder(self) -> tuple[str, int, str] | None:
         with self._read() as db:
             row = db.execute("SELECT value FROM facts WHERE name = 'embedder'").fetchone()
         if row is None:
-            with self._write() as db:
-                db.execute("INSERT OR IGNORE INTO facts VALUES ('embedder', ?)", (said,))
-                row = db.execute("SELECT value FROM facts WHERE name = 'embedder'").fetchone()
-        if row[0] != said:
-            known, was = json.loads(row[0])
-            raise UserError(
-                f"{self._file}: its vectors are of the embedder {known} (width {was}), not of {embedder} (width {width}); "
-                "use that one, or add the documents to another collection"
-            )
+            return None
+        name, width, where = json.loads(row[0])
+        return name, width, where
 
     def put(self, document: StoredDocument, chunks: Sequence[Chunk], vectors_NW: NDArray[np.float32]) -> int:
         if len(chunks) != len(vectors_NW):
@@ -324,12 +336,34 @@ class SqliteIndex(Index):
     # ---- reading ----
 
     def documents(self, filters: Filters = ALL) -> list[StoredDocument]:
-        with self._read() as db:
-            found = [_document(row) for row in db.execute(f"SELECT {_DOCUMENT} FROM documents ORDER BY name, id")]
+        ids = json.dumps(filters.documents)
+        condition = f"id IN (SELECT value FROM json_each('{ids}'))" if filters.documents else "true"
+        found = self._documents_where(condition)
         if not restricts(filters):
             return found
         kept = set(admitted(map(_facts, found), filters))
         return [document for document in found if document.id in kept]
+
+    def by_source(self, sources: Sequence[str]) -> list[StoredDocument]:
+        found = []
+        for part in _parts(sources):
+            found += self._documents_where(f"source IN ({', '.join('?' * len(part))})", *part)
+        return found
+
+    def by_content(self, sha256: str) -> list[StoredDocument]:
+        return self._documents_where("sha256 = ?", sha256)
+
+    def by_name(self, name: str) -> list[StoredDocument]:
+        return self._documents_where("name = ?", name)
+
+    def under(self, folder: str) -> list[StoredDocument]:
+        start = folder.rstrip("/")
+        return self._documents_where("source > ? AND source < ?", start + "/", start + "0")  # 0 comes after the slash
+
+    def _documents_where(self, condition: str, *values: str) -> list[StoredDocument]:
+        with self._read() as db:
+            rows = db.execute(f"SELECT {_DOCUMENT} FROM documents WHERE {condition} ORDER BY name, id", values)
+            return [_document(row) for row in rows]
 
     def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
         found: dict[int, StoredChunk] = {}

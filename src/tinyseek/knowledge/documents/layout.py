@@ -18,10 +18,11 @@ from tinyseek.knowledge.documents.pdf_page import Page, Style, Word
 _JOIN = 0.8  # of the font's size: a wider gap may be one between columns or cells
 _GUTTER = 7.0  # points: the narrowest strip between columns
 _MARGIN = 60.0  # points: the narrowest column at a page's edge
+_BACK = 60  # pieces that are looked at again when columns begin below what ran across
 _LEAST = 3  # lines that each column must have
 CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
 _CJK_END, _CJK_START = re.compile(f"[{CJK}]$"), re.compile(f"^[{CJK}]")
-_STEM, _FIRST = re.compile(r"([^\W\d_][\w-]*)-$"), re.compile(r"\w+")
+_STEM, _FIRST = re.compile(r"([^\W_][\w.-]*)-$"), re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b")
 
 
@@ -68,8 +69,12 @@ class Line:
         return self.style.size
 
 
-def pieces_of(words: Iterable[Word]) -> list[Piece]:
-    """Words to pieces of lines, in the file's own order."""
+def pieces_of(words: Iterable[Word], join: float = _JOIN) -> list[Piece]:
+    """Words to pieces of lines, in the file's own order.
+
+    Args:
+        join: the widest gap in a piece, of the font's size.
+    """
     pieces: list[Piece] = []
     piece: Piece | None = None
     for word in words:
@@ -78,7 +83,7 @@ def pieces_of(words: Iterable[Word]) -> list[Piece]:
             gap = word.x0 - piece.x1
             overlap = min(piece.bottom, word.bottom) - max(piece.top, word.top)
             height = min(piece.bottom - piece.top, word.bottom - word.top)
-            if -0.4 * size <= gap < _JOIN * size and overlap >= 0.5 * height:
+            if -0.4 * size <= gap < (join + 0.35 if word.style.mono else join) * size and overlap >= 0.5 * height:
                 piece.words.append(word)
                 piece.x1 = max(piece.x1, word.x1)
                 piece.top, piece.bottom = min(piece.top, word.top), max(piece.bottom, word.bottom)
@@ -107,9 +112,13 @@ def in_order(pieces: Sequence[Piece]) -> list[list[Piece]]:
                 if gutters and _sticks_out(piece, gutters):
                     run.append(piece)
                     continue
-                runs.append(_columns(run, gutters))
-                run = []
-        if not run:
+                after = [] if gutters else _end_that_fits(run, piece, page)
+                runs.append(_columns(run[: len(run) - len(after)], gutters))
+                run = after
+                left = [page]
+                for entry in (*run, piece):
+                    left = _without(left, entry, page)
+        else:
             left = _without([page], piece, page)
         run.append(piece)
         free = left
@@ -123,6 +132,18 @@ def in_order(pieces: Sequence[Piece]) -> list[list[Piece]]:
             columns += parts
         plain = len(parts) == 1
     return columns
+
+
+def _end_that_fits(run: list[Piece], piece: Piece, page: tuple[float, float]) -> list[Piece]:
+    """The last pieces of a run without columns that leave strips free together with the piece after them."""
+    free = _without([page], piece, page)
+    fits: list[Piece] = []
+    for before in reversed(run[-_BACK:]):
+        free = _without(free, before, page)
+        if not free:
+            break
+        fits.append(before)
+    return fits[::-1]
 
 
 def _without(free: list[tuple[float, float]], piece: Piece, page: tuple[float, float]) -> list[tuple[float, float]]:
@@ -271,7 +292,7 @@ def glue(above: str, below: str, known: Container[str] = ()) -> str:
         return f"{above} {below}"
     first = _FIRST.match(below)
     last = stem.group(1).casefold()
-    if not below[0].islower() or "-" in last or first is None:
+    if not below[0].islower() or not last.isalpha() or first is None:
         return above + below  # DeepSeek-R1, state-of-the-art
     whole, apart = last + first.group().casefold(), f"{last}-{first.group().casefold()}"
     return above + below if apart in known and whole not in known else above[:-1] + below

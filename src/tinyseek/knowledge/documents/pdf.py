@@ -174,12 +174,14 @@ class _Reading:
             page.words = words
         found: list[Piece] = []
         words, figures = _figures(page, words)
+        pieces = pieces_of(words)
         if self._limits.tables:
-            words, tables = pdf_tables.tables_of(page, words)
+            rest, tables = pdf_tables.tables_of(page, words, pieces)
             for table, box in tables:
                 block = Block("table", table.markdown(), Place(page.number, (box,)), table=table)
                 found.append(Piece(*box, whole=block))
-        lines = lines_of(page, pieces_of(words) + figures + found)
+            pieces = pieces_of(rest) if tables else pieces
+        lines = lines_of(page, pieces + figures + found)
         last = len(lines)
         for piece in pieces_of(aside):
             text = joined(piece.words)

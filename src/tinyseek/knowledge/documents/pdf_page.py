@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -34,6 +35,8 @@ _LIGATURES = {
     "\ufffe": "-",
 }
 _LIGATURE = re.compile("[" + "".join(_LIGATURES) + "]")
+
+_HALF, _MATHS = re.compile("[\ud800-\udfff]"), re.compile("[\U0001d400-\U0001d7ff]+")
 
 _MOST_OBJECTS = 20_000  # of a page that are looked at; a map has millions
 _MOST_SEGMENTS = 4_000  # of paths that may be grids
@@ -172,7 +175,9 @@ def _text(handle: ctypes.c_void_p, count: int) -> str:
     """The page's characters, one for each of pdfium's."""
     buffer = (ctypes.c_ushort * (count + 1))()
     written = pdfium.FPDFText_GetText(handle, 0, count, buffer) - 1
-    text = bytes(buffer)[: 2 * max(0, written)].decode("utf-16-le", "replace")
+    text = "".join(
+        map(chr, buffer[: max(0, written)])
+    )  # halves of wide characters stay halves, so that the numbering holds
     if len(text) == count:
         return text
     # Characters that need two units, or none, put the numbering out: one call each then.
@@ -216,7 +221,7 @@ def _words(handle: ctypes.c_void_p, frame: Frame, fonts: Fonts, page: Page) -> N
         else:
             x0, x1, low, high = first.left, first.right, first.bottom, first.top
         if not said.isascii():
-            said = _LIGATURE.sub(lambda found: _LIGATURES[found.group()], said)
+            said = _read(said)
             page.unmapped += sum(c == "\ufffd" or "\ue000" <= c <= "\uf8ff" for c in said)
             if not said:
                 continue
@@ -234,9 +239,9 @@ def _torn(handle: ctypes.c_void_p, text: str, start: int, end: int, frame: Frame
     for index in range(start, end):
         pdfium.FPDFText_GetLooseCharBox(handle, index, box)
         if whole and box.left < whole[2] - style.size - 1:
-            yield Word(said, *frame.shown(*whole), style)
+            yield Word(_read(said), *frame.shown(*whole), style)
             said, whole = "", []
-        said += _LIGATURES.get(text[index], text[index])
+        said += text[index]
         here = [box.left, box.bottom, box.right, box.top]
         whole = (
             [min(a, b) if i < 2 else max(a, b) for i, (a, b) in enumerate(zip(whole, here, strict=True))]
@@ -244,7 +249,16 @@ def _torn(handle: ctypes.c_void_p, text: str, start: int, end: int, frame: Frame
             else here
         )
     if said:
-        yield Word(said, *frame.shown(*whole), style)
+        yield Word(_read(said), *frame.shown(*whole), style)
+
+
+def _read(said: str) -> str:
+    """Characters as they are meant: ligatures taken apart, letters of formulas plain, no halves."""
+    said = _LIGATURE.sub(lambda found: _LIGATURES[found.group()], said)
+    if _HALF.search(said):
+        said = said.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        said = _MATHS.sub(lambda found: unicodedata.normalize("NFKC", found.group()), said)
+    return said
 
 
 def _style(
@@ -333,7 +347,7 @@ class _Shapes:
             count = pdfium.FPDFPath_CountSegments(drawn)
             if fill.value and count <= 6 and not stroke.value:
                 page.areas.append(box)
-            elif stroke.value and 2 <= count and self._segments + count <= _MOST_SEGMENTS:
+            elif stroke.value and count >= 2 and self._segments + count <= _MOST_SEGMENTS:
                 self._segments += count
                 self._sides(drawn, form, count)
 

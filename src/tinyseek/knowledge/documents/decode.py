@@ -73,17 +73,27 @@ def read_text(file: Path, limits: Limits) -> Decoded:
     Raises:
         UserError: it has more characters than may be; known before it is read.
     """
-    size = file.stat().st_size
-    if size > limits.characters * 4:  # no encoding takes more bytes for one
-        raise UserError(
-            f"is {size / 1e6:,.0f} MB of text, more than {limits.characters:,} characters; split it, or raise limits.characters"
-        )
+    too_long(file, limits)
     decoded = decode(file.read_bytes())
     if len(decoded.text) > limits.characters:
         raise UserError(
             f"holds more than {limits.characters:,} characters of text; split it, or raise limits.characters"
         )
     return decoded
+
+
+def too_long(file: Path, limits: Limits) -> None:
+    """See that a text file is not longer than may be, without reading it.
+
+    Raises:
+        UserError: it is.
+    """
+    size = file.stat().st_size
+    if size > limits.characters * 4:  # no encoding takes more bytes for one
+        most = limits.characters
+        raise UserError(
+            f"is {size / 1e6:,.0f} MB of text, more than {most:,} characters; split it, or raise limits.characters"
+        )
 
 
 def decode(data: bytes, declared: str = "") -> Decoded:

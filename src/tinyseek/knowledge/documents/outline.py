@@ -32,10 +32,20 @@ class Outline:
         self._put(Block("heading", text, place, self.path, level))
         self._above.append((level, text))
 
+    @property
+    def cells_left(self) -> int:
+        """How many more cells of tables there may be."""
+        return self._limits.cells - self._cells
+
     def end(self, level: int) -> None:
         """End the sections of a level and deeper ones without a new heading."""
         while self._above and self._above[-1][0] >= level:
             self._above.pop()
+
+    def enter(self, name: str, level: int) -> None:
+        """Begin a section without a block of its own: a class of source code."""
+        self.end(level)
+        self._above.append((level, name))
 
     def add(self, kind: Kind, text: str, place: Place = _NOWHERE) -> None:
         """A block without a table; an empty one is left out."""

@@ -21,8 +21,9 @@ demo: $(VENV)/demo.stamp
 	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then $(BIN)/tinyseek serve runs/quickstart/sft browser=true; \
 	else $(BIN)/tinyseek chat runs/quickstart/sft; fi
 
+# A process for each core, each with one thread; a file's tests stay together, because they share what is slow to make.
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ _RACY = 2.0  # seconds: a file changed so shortly before it was read may have ch
 _TELL = 5.0  # seconds between two lines about one long document
 
 
-def silent(line: str) -> None:  # noqa: ARG001
+def silent(line: str) -> None:
     """Say nothing."""
 
 

@@ -7,6 +7,7 @@ So nothing is missed that happened while no one listened, or on a disk that says
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 QUIET_MS = 500  # without a change, before a look: a file that is being copied is left alone for so long
 LONGEST_MS = 5_000  # that changes may go on before there is a look all the same
 EVERY_MS = 60_000  # a look without any word of a change
+DEAF_MS = 10_000  # likewise where the system says nothing
 
 
 def watch(
@@ -44,33 +46,59 @@ def watch(
             said.append(line)
             say(line)
 
-    listening = changes(
-        folder,
-        stop_event=stop,
-        debounce=LONGEST_MS,
-        step=QUIET_MS,
-        rust_timeout=every_ms,
-        yield_on_timeout=True,
-        watch_filter=None,
-        raise_interrupt=False,
-        ignore_permission_denied=True,
-    )
-    while not stop.is_set():
-        if not folder.is_dir():
-            once(f"{folder}: is gone; its documents are kept, and it is waited for")
-        else:
-            for progress in base.add(folder, say=once):
-                if stop.is_set():
-                    return
-                version = (progress.why, _changed(folder / progress.file))
-                if progress.outcome == "failed":
-                    if told.get(progress.file) == version:
-                        continue
-                    told[progress.file] = version
-                if progress.outcome != "unchanged":
-                    yield progress
-        if next(listening, None) is None:
-            return
+    changed = threading.Event()
+    ended = threading.Event()
+
+    deaf = threading.Event()
+
+    def listen() -> None:
+        try:
+            for _ in changes(
+                folder,
+                stop_event=ended,
+                debounce=LONGEST_MS,
+                step=QUIET_MS,
+                rust_timeout=200,  # how soon it sees that it is to stop
+                watch_filter=None,
+                raise_interrupt=False,
+                ignore_permission_denied=True,
+            ):
+                changed.set()
+        except (OSError, RuntimeError):  # too many folders for the system to watch, or this one is gone
+            deaf.set()
+
+    listener = threading.Thread(target=listen, name="watch", daemon=True)
+    listener.start()
+    try:
+        while not stop.is_set():
+            changed.clear()
+            if folder.is_dir():
+                yield from _look(base, folder, once, told)
+            else:
+                once(f"{folder}: is gone; its documents are kept, and it is waited for")
+            if deaf.is_set():
+                once(f"{folder}: the system tells of no changes in it; they are looked for every {DEAF_MS / 1000:g} s")
+            _wait(changed, stop, min(every_ms, DEAF_MS if deaf.is_set() else every_ms) / 1000)
+    finally:
+        ended.set()
+        listener.join()
+
+
+def _look(base: KnowledgeBase, folder: Path, say: Say, told: dict[str, tuple[str, float]]) -> Iterator[Progress]:
+    for progress in base.add(folder, say=say):
+        if progress.outcome == "failed":
+            version = (progress.why, _changed(folder / progress.file))
+            if told.get(progress.file) == version:
+                continue
+            told[progress.file] = version
+        if progress.outcome != "unchanged":
+            yield progress
+
+
+def _wait(changed: threading.Event, stop: threading.Event, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not stop.is_set() and not changed.wait(0.1) and time.monotonic() < end:
+        pass
 
 
 def _changed(file: Path) -> float:

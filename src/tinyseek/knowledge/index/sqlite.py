@@ -12,7 +12,6 @@ import json
 import os
 import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,10 +24,24 @@ from numpy.typing import NDArray
 from tinyseek.errors import UserError
 from tinyseek.knowledge import segment
 from tinyseek.knowledge.chunks import searched
-from tinyseek.knowledge.documents.blocks import Place
 from tinyseek.knowledge.index import bm25
 from tinyseek.knowledge.index.base import ALL, Chunk, Filters, Index, StoredChunk, StoredDocument
 from tinyseek.knowledge.index.filters import Facts, admitted, restricts
+from tinyseek.knowledge.index.rows import (
+    CHUNK,
+    CHUNK_COLUMNS,
+    DOCUMENT,
+    DOCUMENT_COLUMNS,
+    FACTS,
+    chunk_values,
+    corrected,
+    document_values,
+    facts_of,
+    pages_of,
+    read_chunk,
+    read_document,
+    read_facts,
+)
 from tinyseek.knowledge.index.vectors import Matrix, pack, unpack
 from tinyseek.knowledge.options import IndexSettings
 
@@ -61,11 +74,6 @@ CREATE TABLE changes (
     revision INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL
 );
 """
-_DOCUMENT = (
-    "id, source, name, sha256, size, kind, folder, modified, added, title, author, date, pages, language, tags, notes, "
-    "details, chunks"
-)
-_CHUNK = "id, document, number, text, places, path, section, kind, tokens, overlap, corrected, original"
 _LOG = 20_000  # changes that are kept; who missed more reads everything anew
 _IDLE = 4  # connections kept for reading
 _VARIABLES = 500  # of one statement
@@ -225,9 +233,9 @@ class SqliteIndex(Index):
                 self._set(db, replace(document, id=row["id"], chunks=len(chunks)))
                 known = int(row["id"])
             else:
-                values = _values(replace(document, chunks=len(chunks)))
+                values = document_values(replace(document, chunks=len(chunks)))
                 marks = ", ".join("?" * len(values))
-                made = db.execute(f"INSERT INTO documents ({_DOCUMENT}) VALUES (NULL, {marks})", values)
+                made = db.execute(f"INSERT INTO documents ({DOCUMENT}) VALUES (NULL, {marks})", values)
                 known = int(made.lastrowid or 0)
                 db.execute("UPDATE totals SET documents = documents + 1")
             self._insert(db, known, chunks, texts, packed)
@@ -248,12 +256,12 @@ class SqliteIndex(Index):
         first = (last[0] if last else 0) + 1
         rows = enumerate(chunks)
         db.executemany(
-            f"INSERT INTO chunks ({_CHUNK}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(first + number, document, number, *_plain(chunk)) for number, chunk in rows],
+            f"INSERT INTO chunks ({CHUNK}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(first + number, document, number, *chunk_values(chunk)) for number, chunk in rows],
         )
         db.executemany(
             "INSERT INTO vectors VALUES (?, ?, ?, ?, ?)",
-            [(first + n, document, *_pages(chunk), packed[n]) for n, chunk in enumerate(chunks)],
+            [(first + n, document, *pages_of(chunk), packed[n]) for n, chunk in enumerate(chunks)],
         )
         db.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)", [(first + n, " ".join(t)) for n, t in enumerate(texts)]
@@ -294,9 +302,8 @@ class SqliteIndex(Index):
                 _log(db, "document", 0, 0)
 
     def _set(self, db: sqlite3.Connection, document: StoredDocument) -> None:
-        names = [name.strip() for name in _DOCUMENT.split(",")][1:]
-        changes = ", ".join(f"{name} = ?" for name in names)
-        db.execute(f"UPDATE documents SET {changes} WHERE id = ?", (*_values(document), document.id))
+        changes = ", ".join(f"{name} = ?" for name in DOCUMENT_COLUMNS[1:])
+        db.execute(f"UPDATE documents SET {changes} WHERE id = ?", (*document_values(document), document.id))
 
     def remove(self, documents: Sequence[int]) -> int:
         removed = 0
@@ -312,24 +319,20 @@ class SqliteIndex(Index):
     def correct(self, chunk: int, text: str, vector_W: NDArray[np.float32]) -> None:
         packed = pack(np.asarray(vector_W, np.float32)[None], self._settings.vectors)[0]
         with self._write() as db:
-            row = db.execute(
-                f"SELECT {_columns('c', _CHUNK)}, d.title FROM chunks AS c JOIN documents AS d ON d.id = c.document WHERE c.id = ?",
-                (chunk,),
-            ).fetchone()
+            row = db.execute(f"SELECT {CHUNK} FROM chunks WHERE id = ?", (chunk,)).fetchone()
             if row is None:
                 raise UserError(f"there is no chunk {chunk} any more: its file has changed")
-            old = _chunk(row).chunk
-            new = replace(old, text=text, corrected=True, original=old.original or old.text, overlap=0)
-            new = replace(new, places=tuple(replace(place, span=(0, len(text))) for place in old.places))
+            old = read_chunk(row).chunk
+            new = corrected(old, text)
             words = db.execute("SELECT text FROM words WHERE rowid = ?", (chunk,)).fetchone()[0].split()
             self._count(db, [words], -1)
             db.execute("DELETE FROM words WHERE rowid = ?", (chunk,))
-            words = segment.words(searched(new, row["title"]))
+            title = db.execute("SELECT title FROM documents WHERE id = ?", (row["document"],)).fetchone()[0]
+            words = segment.words(searched(new, title))
             db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (chunk, " ".join(words)))
             self._count(db, [words], 1)
-            names = [name.strip() for name in _CHUNK.split(",")][3:]
-            changes = ", ".join(f"{name} = ?" for name in names)
-            db.execute(f"UPDATE chunks SET {changes} WHERE id = ?", (*_plain(new), chunk))
+            changes = ", ".join(f"{name} = ?" for name in CHUNK_COLUMNS[3:])
+            db.execute(f"UPDATE chunks SET {changes} WHERE id = ?", (*chunk_values(new), chunk))
             db.execute("UPDATE vectors SET vector = ? WHERE chunk = ?", (packed, chunk))
             _log(db, "changed", chunk, chunk)
 
@@ -341,7 +344,7 @@ class SqliteIndex(Index):
         found = self._documents_where(condition)
         if not restricts(filters):
             return found
-        kept = set(admitted(map(_facts, found), filters))
+        kept = set(admitted(map(facts_of, found), filters))
         return [document for document in found if document.id in kept]
 
     def by_source(self, sources: Sequence[str]) -> list[StoredDocument]:
@@ -362,16 +365,16 @@ class SqliteIndex(Index):
 
     def _documents_where(self, condition: str, *values: str) -> list[StoredDocument]:
         with self._read() as db:
-            rows = db.execute(f"SELECT {_DOCUMENT} FROM documents WHERE {condition} ORDER BY name, id", values)
-            return [_document(row) for row in rows]
+            rows = db.execute(f"SELECT {DOCUMENT} FROM documents WHERE {condition} ORDER BY name, id", values)
+            return [read_document(row) for row in rows]
 
     def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
         found: dict[int, StoredChunk] = {}
         with self._read() as db:
             for part in _parts(ids):
                 marks = ", ".join("?" * len(part))
-                rows = db.execute(f"SELECT {_CHUNK} FROM chunks WHERE id IN ({marks})", part)
-                found |= {row["id"]: _chunk(row) for row in rows}
+                rows = db.execute(f"SELECT {CHUNK} FROM chunks WHERE id IN ({marks})", part)
+                found |= {row["id"]: read_chunk(row) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def chunks_of(self, document: int) -> list[StoredChunk]:
@@ -385,8 +388,8 @@ class SqliteIndex(Index):
 
     def _chunks_where(self, condition: str, *values: int) -> list[StoredChunk]:
         with self._read() as db:
-            rows = db.execute(f"SELECT {_CHUNK} FROM chunks WHERE {condition} ORDER BY number", values)
-            return [_chunk(row) for row in rows]
+            rows = db.execute(f"SELECT {CHUNK} FROM chunks WHERE {condition} ORDER BY number", values)
+            return [read_chunk(row) for row in rows]
 
     def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         found: dict[int, NDArray[np.float32]] = {}
@@ -469,11 +472,7 @@ class SqliteIndex(Index):
             return None
         revision, light = self._light
         if revision != _revision(db):
-            rows = db.execute("SELECT id, name, kind, tags, date, modified FROM documents ORDER BY id")
-            light = [
-                Facts(row["id"], row["name"], row["kind"], tuple(json.loads(row["tags"])), row["date"], row["modified"])
-                for row in rows
-            ]
+            light = [read_facts(row) for row in db.execute(f"SELECT {FACTS} FROM documents ORDER BY id")]
             self._light = (_revision(db), light)
         return np.array(admitted(light, filters), np.int64)
 
@@ -517,9 +516,6 @@ class SqliteIndex(Index):
             )
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------------------
-
-
 def _log(db: sqlite3.Connection, what: str, first: int, last: int) -> None:
     made = db.execute("INSERT INTO changes (what, first, last) VALUES (?, ?, ?)", (what, first, last)).lastrowid or 0
     if made % 1000 == 0:
@@ -533,84 +529,3 @@ def _revision(db: sqlite3.Connection) -> int:
 def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(values), _VARIABLES):
         yield list(values[start : start + _VARIABLES])
-
-
-def _columns(table: str, names: str) -> str:
-    return ", ".join(f"{table}.{name.strip()}" for name in names.split(","))
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which no UTF-8 can hold, and without zeros."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
-
-
-def _pages(chunk: Chunk) -> tuple[int, int]:
-    pages = [place.page for place in chunk.places if place.page is not None]
-    return min(pages, default=0), max(pages, default=0)
-
-
-def _plain(chunk: Chunk) -> tuple[Any, ...]:
-    return (
-        _clean(chunk.text),
-        _json([place.plain() for place in chunk.places]),
-        _clean(_json(chunk.path)),
-        chunk.section,
-        chunk.kind,
-        chunk.tokens,
-        chunk.overlap,
-        int(chunk.corrected),
-        _clean(chunk.original),
-    )
-
-
-def _chunk(row: sqlite3.Row) -> StoredChunk:
-    places = tuple(Place.read(place) for place in json.loads(row["places"]))
-    chunk = Chunk(
-        row["text"],
-        places,
-        tuple(json.loads(row["path"])),
-        row["section"],
-        row["kind"],
-        row["tokens"],
-        row["overlap"],
-        bool(row["corrected"]),
-        row["original"],
-    )
-    return StoredChunk(row["id"], row["document"], row["number"], chunk)
-
-
-def _values(document: StoredDocument) -> tuple[Any, ...]:
-    """Of the columns after the id."""
-    return (
-        _clean(document.source),
-        _clean(document.name),
-        document.sha256,
-        document.size,
-        document.kind,
-        _clean(document.folder),
-        document.modified,
-        document.added or time.time(),
-        _clean(document.title),
-        _clean(document.author),
-        _clean(document.date),
-        document.pages,
-        document.language,
-        _clean(_json(document.tags)),
-        _clean(_json(document.notes)),
-        _clean(_json(document.details)),
-        document.chunks,
-    )
-
-
-def _document(row: sqlite3.Row) -> StoredDocument:
-    fields = dict(row)
-    fields |= {name: tuple(json.loads(fields[name])) for name in ("tags", "notes")}
-    return StoredDocument(**fields | {"details": json.loads(fields["details"])})
-
-
-def _facts(document: StoredDocument) -> Facts:
-    return Facts(document.id, document.name, document.kind, document.tags, document.date, document.modified)

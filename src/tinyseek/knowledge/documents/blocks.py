@@ -60,14 +60,20 @@ class Table:
     merged: tuple[tuple[int, int, int, int], ...] = ()  # row, column, rows, columns of every merged cell
 
     def markdown(self) -> str:
-        """As a Markdown table: one line a row, `|` and line ends in cells escaped."""
+        """As a Markdown table: one line a row, `|` and line ends in cells escaped. Several header rows become one, each under what spans it."""
         if not self.rows:
             return ""
+        rows = [list(row) for row in self.rows]
+        if self.header_rows > 1:
+            heads = rows[: self.header_rows]
+            for row, column, _, columns in self.merged:
+                if row < len(heads) and columns > 1:
+                    heads[row][column : column + columns] = [heads[row][column]] * columns
+            rows[: self.header_rows] = [[" ".join(filter(None, parts)) for parts in zip(*heads, strict=True)]]
         lines = [
-            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in row) + " |"
-            for row in self.rows
+            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in row) + " |" for row in rows
         ]
-        lines.insert(max(self.header_rows, 1), "|" + " --- |" * len(self.rows[0]))
+        lines.insert(1, "|" + " --- |" * len(rows[0]))
         return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Words on a page to lines in reading order: pieces of lines, columns, what repeats in the margins.
 
-Columns are found from above: as long as a blank strip stays free between two sides that both hold text, the page has columns there, and
-the first thing that runs across ends them. That reads a title over two columns, a figure across them and what follows it, alike.
+Columns are found from above: as long as a blank strip stays free between two sides that both hold text, the page has columns there,
+and the first thing that runs across ends them. That reads a title over two columns, and a figure across them, as they are meant.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tinyseek.knowledge.documents.blocks import Box
@@ -22,11 +23,19 @@ _BACK = 60  # pieces that are looked at again when columns begin below what ran 
 _LEAST = 3  # lines that each column must have
 CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
 _CJK_END, _CJK_START = re.compile(f"[{CJK}]$"), re.compile(f"^[{CJK}]")
+_CLOSING, _OPENING = "，。；：！？、）】」』》〉〕”’…", "（【「『《〈〔“‘"
 _STEM, _FIRST = re.compile(r"([^\W_][\w.-]*)-$"), re.compile(r"\w+")
+_ADDRESS = re.compile(r"(?:https?:(?://\S*)?|www\.\S+)(?<![.,;)\]])$")
+_ADDRESS_PART = re.compile(r"//|[-./_=?&%]\w|[\w%]+[-./_=?&%]\w")
+_COUNTED = (re.compile(r"^(?:page|p\.|第)?\W{0,3}(\d{1,5})\b", re.I), re.compile(r"(\d{1,5})\D{0,3}$"))
+_MARGIN_LINES = 3  # at either end of a page
 _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b")
 
 
-@dataclass(slots=True)
+_PLAIN = Style()
+
+
+@dataclass(slots=True, eq=False)
 class Piece:
     """Words that stand next to each other on a line; or a whole that other code has found (a table, a figure's text)."""
 
@@ -38,7 +47,7 @@ class Piece:
     whole: Any = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Line:
     """A line of one column."""
 
@@ -53,7 +62,7 @@ class Line:
     column: int = 0  # on its page, in reading order
     whole: Any = None
     text: str = ""
-    style: Style = Style()  # of most of it
+    style: Style = _PLAIN  # of most of it
     bold: bool = False  # all of it
     mono: bool = False
     math: float = 0.0  # share of its characters
@@ -162,12 +171,13 @@ def _without(free: list[tuple[float, float]], piece: Piece, page: tuple[float, f
 def _gutters(run: list[Piece], free: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The free strips that divide columns of running text."""
     found: list[tuple[float, float]] = []
-    before, rest = [], run
+    before: list[Piece] = []
+    rest = run
     for strip in sorted(free):
         middle = (strip[0] + strip[1]) / 2
         side = [piece for piece in rest if piece.x1 <= middle]
         before, rest = before + side, [piece for piece in rest if piece.x1 > middle]
-        if _is_text(before) and _is_text(rest) and _beside(before, rest):
+        if _beside(before, rest) and ((_is_text(before) and _is_text(rest)) or _out_of_step(before, rest)):
             found.append(strip)
             before = []
     return found
@@ -179,11 +189,25 @@ def _is_text(side: list[Piece]) -> bool:
         return False
     left, right = min(piece.x0 for piece in side), max(piece.x1 for piece in side)
     full = sum(piece.x1 - piece.x0 > 0.6 * (right - left) for piece in side)
-    letters = sum(len(word.text) for piece in side for word in piece.words)
+    letters = sum(len(word.text) * (1 if word.text.isascii() else 2) for piece in side for word in piece.words)
     return full >= 0.4 * len(side) and letters >= 14 * len(side)
 
 
+def _out_of_step(one: list[Piece], other: list[Piece]) -> bool:
+    """Whether the lines of two sides stand at different heights, so that they cannot be rows: lists of names side by side."""
+    if min(len(one), len(other)) < 2 * _LEAST:
+        return False
+    bottoms = sorted(piece.bottom for piece in other)
+    few = min(len(one), len(other))
+    level = sum(
+        min((abs(b - piece.bottom) for b in bottoms), default=99.0) < 0.15 * (piece.bottom - piece.top) for piece in one
+    )
+    return level < 0.6 * few
+
+
 def _beside(one: list[Piece], other: list[Piece]) -> bool:
+    if not one or not other:
+        return False
     tops, bottoms = (
         [min(p.top for p in side) for side in (one, other)],
         [max(p.bottom for p in side) for side in (one, other)],
@@ -204,7 +228,7 @@ def _columns(run: list[Piece], gutters: list[tuple[float, float]]) -> list[list[
     if not gutters:
         return [run]
     edges = [0.0, *((a + b) / 2 for a, b in gutters), 1e6]
-    parts = [[p for p in run if low <= (p.x0 + p.x1) / 2 < high] for low, high in zip(edges, edges[1:], strict=False)]
+    parts = [[p for p in run if low <= (p.x0 + p.x1) / 2 < high] for low, high in pairwise(edges)]
     return [part for part in parts if part]
 
 
@@ -270,10 +294,11 @@ def joined(words: Sequence[Word]) -> str:
     if whole.isascii() or len(texts) == 1:
         return whole
     parts = [texts[0]]
-    for before, word in zip(words, words[1:], strict=False):
-        touching = word.x0 - before.x1 < 0.35 * word.style.size
+    for before, word in pairwise(words):
+        gap = (word.x0 - before.x1) / max(word.style.size, 1.0)
         cjk = _CJK_END.search(before.text), _CJK_START.search(word.text)
-        if not (touching and (all(cjk) or (any(cjk) and word.x0 - before.x1 < 0.1 * word.style.size))):
+        marks = word.text[0] in _CLOSING or before.text[-1] in _OPENING
+        if not (marks or (all(cjk) and gap < 0.2) or (any(cjk) and gap < 0.1)):
             parts.append(" ")
         parts.append(word.text)
     return "".join(parts)
@@ -286,6 +311,8 @@ def glue(above: str, below: str, known: Container[str] = ()) -> str:
         known: words of the same document, in small letters: whether "cold-" "start" is cold-start or coldstart.
     """
     if _CJK_END.search(above) and _CJK_START.search(below):
+        return above + below
+    if _ADDRESS.search(above) and (above.endswith(":") or _ADDRESS_PART.match(below)):
         return above + below
     stem = _STEM.search(above)
     if stem is None or not below[:1].isalnum():
@@ -302,39 +329,54 @@ def glue(above: str, below: str, known: Container[str] = ()) -> str:
 
 
 def without_margins(pages: Sequence[tuple[Page, list[Line]]]) -> None:
-    """Take away running heads, running feet and page numbers: what stands at one height on three pages or more, numbers aside."""
-    for _ in range(3):  # up to three lines at either end
-        edges: list[tuple[tuple[str, bool], float, list[Line], Line]] = []
-        for page, lines in pages:
-            texts = [line for line in lines if line.whole is None]
-            if not texts:
-                continue
-            for line, at_top in ((min(texts, key=_top), True), (max(texts, key=_bottom), False)):
-                height = line.bottom if at_top else page.height - line.top
-                if height < 0.14 * page.height:
-                    edges.append(((_pattern(line.text), at_top), line.top, lines, line))
-        many = Counter(key for key, *_ in edges)
-        dropped = False
-        for key, top, lines, line in edges:
-            if many[key] >= 3 and line in lines:
-                near = (
-                    sum(1 for other, height, *_ in edges if other == key and abs(height - top) < 6)
-                    if many[key] < 400
-                    else 3
-                )
-                if near >= 3:
-                    beside = [
-                        other
-                        for other in lines
-                        if other.whole is None
-                        and min(other.bottom, line.bottom) - max(other.top, line.top) > 0.5 * (line.bottom - line.top)
-                    ]
-                    for gone in beside if len(beside) <= 3 else [line]:
-                        if gone is line or len(gone.text) <= 60:
-                            lines.remove(gone)
-                            dropped = True
-        if not dropped:
+    """Take away running heads, running feet and page numbers.
+
+    They stand at one height on three pages or more, and either say the same, numbers aside, or count the pages.
+    """
+    for _ in range(_MARGIN_LINES):
+        edges = [edge for page, lines in pages for edge in _edges(page, lines)]
+        same = Counter(key for edge in edges for key in edge.keys)
+        gone = [edge for edge in edges if any(same[key] >= 3 for key in edge.keys)]
+        for edge in gone:
+            if edge.line in edge.lines:
+                height = edge.line.bottom - edge.line.top
+                beside = [
+                    other
+                    for other in edge.lines
+                    if other.whole is None
+                    and len(other.text) <= 80
+                    and min(other.bottom, edge.line.bottom) - max(other.top, edge.line.top) > 0.5 * height
+                ]
+                for other in beside if len(beside) <= 3 else []:
+                    edge.lines.remove(other)
+                if edge.line in edge.lines:
+                    edge.lines.remove(edge.line)
+        if not gone:
             return
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """The first or last line of a page, with what it may have in common with others'."""
+
+    lines: list[Line]
+    line: Line
+    keys: tuple[tuple[str, bool, int], ...]
+
+
+def _edges(page: Page, lines: list[Line]) -> list[_Edge]:
+    texts = [line for line in lines if line.whole is None]
+    found: list[_Edge] = []
+    for line, at_top in ((min(texts, key=_top), True), (max(texts, key=_bottom), False)) if texts else ():
+        if (line.bottom if at_top else page.height - line.top) > 0.14 * page.height:
+            continue
+        said = _NUMBER.sub("#", line.text.casefold())
+        keys = [(said, at_top, round(line.top / 8)), (said, at_top, round(line.top / 8 + 0.5) + 10_000)]
+        for pattern in _COUNTED if len(line.text) < 120 else ():
+            if counted := pattern.search(line.text):
+                keys.append((f"#{int(counted.group(1)) - page.number}", at_top, round(line.top / 4)))
+        found.append(_Edge(lines, line, tuple(keys)))
+    return found
 
 
 def _top(line: Line) -> float:
@@ -343,7 +385,3 @@ def _top(line: Line) -> float:
 
 def _bottom(line: Line) -> float:
     return line.bottom
-
-
-def _pattern(text: str) -> str:
-    return _NUMBER.sub("#", text.casefold())

@@ -1,6 +1,6 @@
 """Lines in reading order to blocks: headings, paragraphs, lists, captions, formulas, code.
 
-What a heading is, a file says in several ways, and all are heard: its outline, numbers ("3.1."), larger or bolder letters than its body's.
+What a heading is, a file says in several ways, and all are heard: its outline, numbers ("3.1."), larger or bolder letters.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from tinyseek.knowledge.documents.blocks import Block, Box, Kind, Place
 from tinyseek.knowledge.documents.layout import CJK, Line, glue
@@ -33,12 +34,21 @@ _BULLET = re.compile(
     r"|(?:\d{1,3}[.)]|\(\d{1,3}\)|\[\d{1,3}\]|[a-z][.)]|\([a-z]\)|[ivx]{1,5}[.)]|\([ivx]{1,5}\))\s+(?=\S)"
     r"|(?:[①-⑳]|\d{1,2}、|（\d{1,2}）|（[一二三四五六七八九十]+）)\s*(?=\S)"
 )
+_POINTS = "•◦▪‣●○■□◆◇➢➤✓✔∙⁃"
+_COUNTS = "0123456789([abcdefghijklmnopqrstuvwxyz"
 _SIGN = re.compile("^[•◦▪‣●○■□◆◇➢➤✓✔∙⁃\uf0b7\uf0a7\uf0d8\uf0fc\uf076·–—*-]\\s*")
-_LEADERS = re.compile(r"(?:\s*\.){4,}\s*|…{2,}\s*|·{4,}\s*")
+_LEADERS = re.compile(r"\s*(?:\.(?:\s?\.){3,}|…{2,}|·{4,})\s*")
+_ENTRY = re.compile(r"[\s.…·]([ivxlc]{1,6}|\d{1,4})$")
 _END = re.compile(r"[.!?:;。！？：；…”\"')\]）】]$")
+_UNDER_WAY = re.compile(
+    r"\b(?:the|an?|of|and|or|in|to|by|with|for|from|on|at|that|which|is|are|was|as|than|et al\.)$|[,，、]$"
+)
 _EQUATION = re.compile(r"\(\d{1,3}(?:\.\d{1,3})?[a-z]?\)$")
 _MATHS = re.compile(r"[=<>≤≥≈∑∏∫√∂∇±×÷∈∀∃⊂∪∩→∞α-ωΑ-Ω|^_{}+]")
 _LETTER = re.compile(rf"[^\W\d_]|[{CJK}]")
+
+
+_Kin = tuple[int, bool, bool]  # what headings of one level have in common: size, bold, italic
 
 
 @dataclass(slots=True)
@@ -69,12 +79,16 @@ class Look:
         self.words = _words(lines)
         steps = [
             (below.bottom - above.bottom) / below.size
-            for above, below in zip(lines, lines[1:], strict=False)
+            for above, below in pairwise(lines)
             if above.whole is None and below.whole is None and above.column == below.column and above.page == below.page
             and above.size == below.size > 0 and 0.5 * below.size < below.bottom - above.bottom < 3 * below.size
         ]  # fmt: skip
         self.step = statistics.median(steps) if steps else 1.25
-        self.levels: dict[tuple[float, bool], int] = {}
+        self._contents = _contents(lines)
+        self._levels = self._known_levels(lines)
+        self._above: tuple[int, float] | None = (
+            None  # level and size of the last heading that a number or the outline gave
+        )
 
     def outlined(self, line: Line) -> int | None:
         """The level that the outline gives a line, from 1."""
@@ -98,7 +112,9 @@ class Look:
     def heading(self, line: Line, before: Line | None, after: Line | None) -> bool:
         """Whether a line is one."""
         text = line.text
-        if line.mono or len(text) > 200 or not _LETTER.search(text) or _LEADERS.search(text):
+        if line.mono or len(text) > 200 or not _LETTER.search(text) or _has_leaders(text):
+            return False
+        if self.is_entry(line):
             return False
         if self.outlined(line) is not None:
             return True
@@ -133,18 +149,52 @@ class Look:
             above, below
         )
 
+    def _known_levels(self, lines: Sequence[Line]) -> dict[_Kin, int]:
+        """The levels of headings' styles, by those that have a number or stand in the outline."""
+        found: dict[_Kin, int] = {}
+        for line in lines:
+            stands_out = line.size >= 1.12 * self.size or (line.bold and not self.is_bold) or line.page in self._outline
+            if line.whole is None and stands_out and len(line.text) < 200 and not self.is_entry(line):
+                level = self.outlined(line)
+                if level is None and line.page not in self._outline and line.size > 0.95 * self.size:
+                    level = _level_of_number(line.text)
+                if level is not None:
+                    found[_kin(line)] = min(level, found.get(_kin(line), 9))
+        return found
+
     def level(self, line: Line) -> int:
-        """A heading's level: by the outline, by its number, by its kin; else by its size."""
-        outlined = self.outlined(line)
-        key = (round(line.size), line.bold)
-        level = outlined if outlined is not None else _level_of_number(line.text)
+        """A heading's level: by the outline, by its number, by its kin; else below the last one that is no smaller."""
+        level = self.outlined(line) or _level_of_number(line.text)
         if level is not None:
-            self.levels.setdefault(key, level)
-            return min(level, 6)
-        if key in self.levels:
-            return min(self.levels[key], 6)
-        larger = [known for (size, _), known in self.levels.items() if size > key[0]]
-        return min(max(larger, default=0) + 1, 6)
+            self._above = (level, line.size)
+        elif _kin(line) in self._levels:
+            level = self._levels[_kin(line)]
+        elif self._above is not None and line.size <= self._above[1] + 0.3:
+            level = self._above[0] + 1
+        else:
+            larger = [known for (size, *_), known in self._levels.items() if size > line.size + 0.5]
+            level = max(larger, default=0) + 1
+            self._levels[_kin(line)] = level
+        return min(level, 6)
+
+    def is_entry(self, line: Line) -> bool:
+        """Whether a line is one of a table of contents."""
+        return line.page in self._contents and bool(_ENTRY.search(line.text))
+
+
+def _kin(line: Line) -> _Kin:
+    return round(line.size), line.bold, line.style.italic
+
+
+def _contents(lines: Sequence[Line]) -> frozenset[int]:
+    """Pages on which many lines end with dots and a number."""
+    counts: Counter[int] = Counter()
+    dotted: Counter[int] = Counter()
+    for line in lines:
+        if line.whole is None:
+            counts[line.page] += 1
+            dotted[line.page] += bool(_has_leaders(line.text) and _ENTRY.search(line.text))
+    return frozenset(page for page, count in dotted.items() if count >= 4 and count >= 0.3 * counts[page])
 
 
 def _level_of_number(text: str) -> int | None:
@@ -169,6 +219,11 @@ def _words(lines: Sequence[Line]) -> frozenset[str]:
     for line in lines:
         found.update(line.text.casefold().split())
     return frozenset(word.strip(".,;:()[]\"'“”") for word in found if word[-1] != "-")
+
+
+def _has_leaders(text: str) -> bool:
+    """Whether a text has a row of dots, as entries of a table of contents have."""
+    return (". ." in text or "..." in text or "……" in text or "···" in text) and bool(_LEADERS.search(text))
 
 
 def _same_style(above: Line, below: Line) -> bool:
@@ -226,6 +281,7 @@ class _Builder:
         self._open: _Open | None = None
         self._body: _Open | None = None  # the paragraph that may go on in the next column
         self._done: list[_Open | Block] = []
+        self._hanging = False  # paragraphs' first lines stand out to the left, as in a list of references
 
     def blocks(self) -> Iterator[Block]:
         """The blocks, without paths."""
@@ -279,9 +335,14 @@ class _Builder:
         if now is not None and near and now.kind == kind != "paragraph":
             now.lines.append(line)  # items, lines of code, lines of a formula
             return
-        if kind == "code" and now is not None and near and now.kind == "list" and line.x0 > now.lines[0].x0:
-            now.lines.append(line)
-            return
+        if (
+            kind == "code"
+            and now is not None
+            and near
+            and now.kind in ("list", "paragraph")
+            and not (after and after.mono)
+        ):
+            kind = "paragraph"  # an address at the end of a sentence
         if kind != "paragraph":
             self._begin(kind, line)
             return
@@ -301,13 +362,23 @@ class _Builder:
     def _kind(self, line: Line) -> Kind:
         if _is_caption(line):
             return "caption"
-        if line.mono and line.size > 0:
+        if self._look.is_entry(line):
+            return "list"
+        found = _BULLET.match(line.text)
+        if line.mono and not (found and line.text[0] in _POINTS):
             return "code"
-        if _BULLET.match(line.text) and not line.bold:
+        if found and not line.bold and not (found.group()[:1] in _COUNTS and self._breaks_off(line)):
             return "list"
         if self._is_formula(line):
             return "formula"
         return "paragraph"
+
+    def _breaks_off(self, line: Line) -> bool:
+        """Whether the line above stops in the middle of a sentence, at its column's edge."""
+        last = self._open.lines[-1] if self._open is not None and self._open.kind == "paragraph" else None
+        if last is None or not self._near(last, line) or _END.search(last.text):
+            return False
+        return last.x1 > last.right - 3 * last.size
 
     def _is_formula(self, line: Line) -> bool:
         text = line.text
@@ -322,6 +393,10 @@ class _Builder:
         if above.page != below.page or above.column != below.column:
             return False
         size = max(above.size, below.size)
+        if self._look.is_entry(above) and self._look.is_entry(below):
+            return 0 < below.bottom - above.bottom < 4 * size
+        if above.mono and below.mono:  # an empty line within code
+            return -0.5 * size < below.bottom - above.bottom < 2.6 * max(self._look.step, 1.0) * size
         return -0.5 * size < below.bottom - above.bottom < 1.3 * max(self._look.step, 1.0) * size
 
     def _one_title(self, now: _Open, line: Line) -> bool:
@@ -346,7 +421,12 @@ class _Builder:
         if short and _END.search(last.text) and last.x1 < line.right - 0.25 * (line.right - line.left):
             return False
         if indented > 0.8 * size and last.x0 < line.left + 0.8 * size:
+            if len(now.lines) == 1 and not short and (self._hanging or not _END.search(last.text)):
+                self._hanging = True
+                return True
             return not (short or _END.search(last.text))
+        if indented < -0.8 * size and len(now.lines) == 1:
+            self._hanging = False
         if indented < -0.8 * size and len(now.lines) > 1 and abs(now.lines[-2].x0 - last.x0) < 1:
             return not (short or _END.search(last.text)) and line.x0 > line.left + 0.8 * size
         return not (last.bold != line.bold and short)
@@ -363,8 +443,8 @@ class _Builder:
             return False
         first = line.text[:1]
         return first.islower() or last.text.endswith("-") or (
-            bool(re.match(f"[{CJK}]", first)) and last.x1 > last.right - 2 * last.size
-        ) or (last.x1 > last.right - last.size and line.x0 < line.left + 0.5 * line.size and not same)  # fmt: skip
+            bool(re.match(f"[{CJK}]", first)) and line.x0 < line.left + 0.8 * line.size
+        ) or bool(_UNDER_WAY.search(last.text))  # fmt: skip
 
     def _block(self, part: _Open) -> Block:
         known = self._look.words
@@ -376,11 +456,24 @@ class _Builder:
             text = "\n".join(line.text for line in part.lines)
         else:
             text = part.lines[0].text
-            for line in part.lines[1:]:
-                text = glue(text, line.text, known)
-            text = _LEADERS.sub(" … ", text) if "..." in text or ". ." in text or "…" in text or "··" in text else text
+            for above, line in zip(part.lines, part.lines[1:], strict=False):
+                if part.kind == "paragraph" and _is_forced(above, line):
+                    text += "\n" + line.text
+                else:
+                    text = glue(text, line.text, known)
+            text = _LEADERS.sub(" … ", text) if _has_leaders(text) else text
         place = Place(part.lines[0].page, boxes_of(part.lines))
         return Block(part.kind, text, place, level=part.level, continued=part.continued)
+
+
+def _is_forced(above: Line, below: Line) -> bool:
+    """Whether a line ends where its writer ended it: the next one's first word would still have fitted, and begins anew."""
+    if above.column != below.column or not below.words or above.text.endswith("-"):
+        return False
+    first = below.words[0]
+    room = above.right - above.x1 - 1.5 * above.size
+    begins = bool(_END.search(above.text)) or (first.text.isascii() and not first.text[:1].islower())
+    return begins and room > first.x1 - first.x0 and room > 0.1 * (above.right - above.left)
 
 
 def boxes_of(lines: Sequence[Line]) -> tuple[Box, ...]:
@@ -402,15 +495,20 @@ def _code(lines: Sequence[Line]) -> str:
     left = min(line.x0 for line in lines)
     widths = [(line.x1 - line.x0) / len(line.text) for line in lines if line.text]
     width = statistics.median(widths) if widths else 1.0
-    return "\n".join(" " * min(80, round((line.x0 - left) / max(width, 0.1))) + line.text for line in lines)
+    texts: list[str] = []
+    for above, line in zip([lines[0], *lines], lines, strict=False):
+        if line.bottom - above.bottom > 1.8 * line.size:
+            texts.append("")
+        texts.append(" " * min(80, round((line.x0 - left) / max(width, 0.1))) + line.text)
+    return "\n".join(texts)
 
 
 def _items(lines: Sequence[Line], known: frozenset[str]) -> str:
     """A list's items, a line each."""
     items: list[str] = []
     for line in lines:
-        if _BULLET.match(line.text) or not items:
-            items.append(_SIGN.sub("- ", line.text))
+        if _BULLET.match(line.text) or not items or _has_leaders(line.text):
+            items.append(_LEADERS.sub(" … ", _SIGN.sub("- ", line.text)))
         else:
             items[-1] = glue(items[-1], line.text, known)
     return "\n".join(items)

@@ -1,10 +1,9 @@
-"""PDF to blocks: every page is read (pdf_page), its tables taken out (pdf_tables), its lines put in order (layout), and all pages' lines
-together made into headings, paragraphs and the rest (paragraphs).
+"""PDF to blocks: every page is read (pdf_page), its tables are taken out (pdf_tables), its lines put in order (layout), and those
+of all pages together are made into headings, paragraphs and the rest (paragraphs).
 """
 
 from __future__ import annotations
 
-import ctypes
 import io
 import re
 import time
@@ -157,7 +156,7 @@ class _Reading:
         lines = [line for _, lines in pages for line in lines]
         look = Look(lines, self._outline())
         blocks = tuple(self._upright(block) for block in blocks_of(lines, look) if block.text.strip())
-        title, author, date = self._about(blocks, look)
+        title, author, date = self._about(blocks)
         notes = tuple(self._notes())
         language = _language(blocks)
         return Document(blocks, "pdf", title, author, date, self._count, language, notes, {"page_sizes": self._sizes})
@@ -173,7 +172,7 @@ class _Reading:
         else:
             page.words = words
         found: list[Piece] = []
-        words, figures = _figures(page, words)
+        words, aside, figures = _figures(page, words, aside)
         pieces = pieces_of(words)
         if self._limits.tables:
             rest, tables = pdf_tables.tables_of(page, words, pieces)
@@ -233,11 +232,12 @@ class _Reading:
         boxes = tuple(_back(box, turned.number, turned.width, turned.height) for box in block.place.boxes)
         return replace(block, place=replace(block.place, boxes=boxes))
 
-    def _about(self, blocks: tuple[Block, ...], look: Look) -> tuple[str, str, str]:
+    def _about(self, blocks: tuple[Block, ...]) -> tuple[str, str, str]:
         """Title, author and date."""
         known = {key: value.strip().strip("\0") for key, value in self._document.get_metadata_dict().items()}
         title, author = known.get("Title", ""), known.get("Author", "")
-        if len(title) < 3 or _NO_TITLE.fullmatch(title):
+        is_file_name = " " not in title and not _CJK.search(title) and bool(re.search(r"[_\d/\\]", title))
+        if len(title) < 3 or is_file_name or _NO_TITLE.fullmatch(title):
             title = next((b.text for b in blocks[:12] if b.kind == "heading" and b.place.page == 1), "")
         author = "" if _NO_TITLE.fullmatch(author) else author
         return title[:300], author[:300], _date(known.get("CreationDate", "")) or _date(known.get("ModDate", ""))
@@ -335,19 +335,25 @@ def _back(box: Box, angle: int, width: float, height: float) -> Box:
     return top, height - x1, bottom, height - x0
 
 
-def _figures(page: Page, words: list[Word]) -> tuple[list[Word], list[Piece]]:
-    """The labels in a drawing as one block, so that they do not stand between sentences."""
+def _figures(page: Page, words: list[Word], aside: list[Word]) -> tuple[list[Word], list[Word], list[Piece]]:
+    """The labels in a drawing as one block, so that they do not stand between sentences; and the words that are left."""
     figures: list[Piece] = []
     for x0, top, x1, bottom in page.drawings[:200]:
         if (x1 - x0) * (bottom - top) < 2000:
             continue
-        inside = [w for w in words if x0 - 1 <= w.x0 and w.x1 <= x1 + 1 and top - 1 <= w.top and w.bottom <= bottom + 1]
+
+        def is_in(w: Word, box: Box = (x0 - 1, top - 1, x1 + 1, bottom + 1)) -> bool:
+            return box[0] <= w.x0 and w.x1 <= box[2] and box[1] <= w.top and w.bottom <= box[3]
+
+        inside = [word for word in words if is_in(word)]
         if len(inside) < 3:
             continue
         pieces = pieces_of(inside)
         if sum(len(piece.words) > 6 for piece in pieces) > 0.3 * len(pieces):
             continue  # running text that its maker put into a form
         rows = [joined([word for piece in row for word in piece.words]) for row in rows_of(pieces)]
+        rows += [joined(piece.words) for piece in pieces_of(word for word in aside if is_in(word))]
+        aside = [word for word in aside if not is_in(word)]
         box = (
             min(w.x0 for w in inside),
             min(w.top for w in inside),
@@ -358,4 +364,4 @@ def _figures(page: Page, words: list[Word]) -> tuple[list[Word], list[Piece]]:
         figures.append(Piece(*box, whole=block))
         gone = set(map(id, inside))
         words = [word for word in words if id(word) not in gone]
-    return words, figures
+    return words, aside, figures

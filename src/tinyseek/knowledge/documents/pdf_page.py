@@ -1,8 +1,8 @@
 """One page of a PDF as pdfium sees it: words with boxes and styles, ruling lines, pictures.
 
-Every call into pdfium costs about a microsecond and a page has thousands of characters, so only what ends a word is asked for: the text
-comes in one call, and each word costs two boxes and one look at its font. Boxes are in points from the upper left corner of the page as it
-is shown, whatever its rotation and crop.
+Every call into pdfium costs about a microsecond and a page has thousands of characters, so only the ends of words are asked for:
+the text comes in one call, and each word costs two boxes and a look at its font. Boxes are in points from the upper left corner of
+the page as it is shown, whatever its rotation and crop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tinyseek.knowledge.documents.blocks import Box
 
 _WORD = re.compile("[^\\s\0\u200b\ufffe]+\ufffe?|\ufffe")  # U+FFFE is how pdfium writes the hyphen of a broken word
 _BOLD = re.compile(r"bold|black|heavy|semibold|demi|[-,]b\b|CMBX|SFBX|NimbusRomNo9L-Medi|-Medi\b", re.I)
-_ITALIC = re.compile(r"italic|oblique|slanted|[-,]it?\b|CMTI|CMSL|SFTI", re.I)
+_ITALIC = re.compile(r"ital(?:ic)?\b|italic|oblique|slanted|[-,]it?\b|CMTI|CMSL|SFTI", re.I)
 _MONO = re.compile(r"mono|courier|consol|typewriter|CMTT|SFTT|menlo|code|lettergothic|inconsolata|fixed", re.I)
 _MATH = re.compile(r"CMMI|CMSY|CMEX|MSAM|MSBM|math|symbol|CMBSY|EUFM|rsfs|txsy|pxsy|txmi|pxmi|Mathematical", re.I)
 _LIGATURES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tinyseek.knowledge.documents.blocks import Box
 from tinyseek.knowledge.documents.layout import Piece, rows_of
@@ -41,14 +42,12 @@ class Region:
 def regions_of(page: Page, pieces: Sequence[Piece]) -> list[Region]:
     """Where tables may be, from top to bottom, none over another."""
     across, down = _merged(page.across, 1, 0), _merged(page.down, 0, 1)
-    found = _crossing(across, down) + _stacked(across, down, page) + _shaded(page.areas, across, down)
+    found = _crossing(across, down) + _stacked(across, down, page) + _shaded(page.areas, down)
     chosen: list[Region] = []
     for region in sorted(found, key=lambda r: -(r.x1 - r.x0) * (r.bottom - r.top)):
         if not any(_overlap(region, other) > 0.3 for other in chosen):
             chosen.append(region)
-    chosen += [
-        region for region in _aligned(page, pieces) if not any(_overlap(region, other) > 0.1 for other in chosen)
-    ]
+    chosen += [region for region in _aligned(pieces) if not any(_overlap(region, other) > 0.1 for other in chosen)]
     return sorted(chosen, key=lambda region: (region.top, region.x0))
 
 
@@ -120,9 +119,8 @@ def _crossing(across: list[Box], down: list[Box]) -> list[Region]:
 
 def _region(across: list[Box], down: list[Box], is_ruled: bool = True) -> Region:
     lines = across + down
-    return Region(
-        min(b[0] for b in lines), min(b[1] for b in lines), max(b[2] for b in lines), max(b[3] for b in lines), across, down, is_ruled
-    )  # fmt: skip
+    x0, top = min(b[0] for b in lines), min(b[1] for b in lines)
+    return Region(x0, top, max(b[2] for b in lines), max(b[3] for b in lines), across, down, is_ruled)
 
 
 def _stacked(across: list[Box], down: list[Box], page: Page) -> list[Region]:
@@ -140,7 +138,7 @@ def _stacked(across: list[Box], down: list[Box], page: Page) -> list[Region]:
             ):
                 stack.append(line)
         rest = [line for line in rest if line not in stack]
-        for above, below in zip(stack, stack[1:], strict=False):
+        for above, below in pairwise(stack):
             regions.append(_between(above, below, across, down))
     joined: list[Region] = []
     for region in sorted(regions, key=lambda r: (round(r.x0 / 4), r.top)):
@@ -177,7 +175,7 @@ def _joined(regions: list[Region], across: list[Box], down: list[Box]) -> list[R
     return whole
 
 
-def _shaded(areas: Sequence[Box], across: list[Box], down: list[Box]) -> list[Region]:
+def _shaded(areas: Sequence[Box], down: list[Box]) -> list[Region]:
     """Filled rows of one width above each other, every one or every second."""
     rows = [a for a in areas[:_MOST_RULES] if 6 < a[3] - a[1] < 60 and a[2] - a[0] > 100]
     regions: list[Region] = []
@@ -212,7 +210,7 @@ def _shaded(areas: Sequence[Box], across: list[Box], down: list[Box]) -> list[Re
     return regions
 
 
-def _aligned(page: Page, pieces: Sequence[Piece]) -> list[Region]:
+def _aligned(pieces: Sequence[Piece]) -> list[Region]:
     """Rows of three pieces and more, each apart, that follow each other; under a caption two are enough."""
     if len(pieces) < 6:
         return []
@@ -221,7 +219,7 @@ def _aligned(page: Page, pieces: Sequence[Piece]) -> list[Region]:
     run: list[list[Piece]] = []
     for row in [*rows_of(pieces), []]:
         apart = len(row) >= (2 if captions else 3) and all(
-            b.x0 - a.x1 > 1.0 * max(4.0, a.words[-1].style.size) for a, b in zip(row, row[1:], strict=False)
+            b.x0 - a.x1 > 1.0 * max(4.0, a.words[-1].style.size) for a, b in pairwise(row)
         )
         follows = not run or (row and row[0].top - run[-1][0].bottom < 2.2 * (row[0].bottom - row[0].top))
         if row and run and follows and (apart or _inside(row, run)):

@@ -1,7 +1,7 @@
 """Tables on a page of a PDF: from regions that may hold one (pdf_rules) to rows and columns of cells.
 
-Rows are what stands beside each other; columns are parted by lines down and by gaps that stay free in nearly every row. Lines across say
-where the head ends, what a spanning head spans, and which lines of text are one row. What does not come out as a table stays text.
+Rows are what stands beside each other; columns are parted by lines down and by gaps that stay free in nearly every row. Lines
+across say where the head ends, what a spanning head spans, and which lines of text are one row. What is no table after all stays text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tinyseek.knowledge.documents.blocks import Box, Table
 from tinyseek.knowledge.documents.layout import Piece, glue, joined, pieces_of, rows_of
@@ -19,6 +20,7 @@ from tinyseek.knowledge.documents.pdf_rules import CAPTION, Region, regions_of
 _PHRASE = 0.4  # of the font's size: a narrower gap is a blank within a cell
 _FULL = 0.8  # of a region's width: a longer line goes all across
 _DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
+_LEADERS = re.compile(r"(?:\. ?){4}|…{2}|·{4}")
 _NUMBER = re.compile(r"[\s$€£¥+\-−–(]*[\d.,:/]+\s*[%)kKMBx×±\d.,°]*[*†‡]*|[-–—−✓✗×]|n/?a", re.I)
 
 
@@ -94,6 +96,11 @@ def _parts(region: Region, words: list[Word]) -> list[list[_Row]]:
         if last is not None and row.top - last.bottom > 2.2 * height and not _crossed(last.bottom, row.top, region):
             parts.append([])
         parts[-1].append(row)
+    for part in parts:
+        while part and len(part[0].pieces) == 1:  # a title above, in the same frame
+            del part[0]
+        while part and len(part[-1].pieces) == 1 and len(part[-1].pieces[0].words) > 4:  # a note below
+            del part[-1]
     return [part for part in parts if len(part) >= 2]
 
 
@@ -222,7 +229,7 @@ class _Solver:
             for a, b in zip([self._x0 - 9, *lines], [*lines, self._x1 + 9], strict=True):
                 inside = [p for p in row.pieces if a <= (p.x0 + p.x1) / 2 < b]
                 cells += bool(inside)
-                many += any(q.x0 - p.x1 > 1.2 * self._size for p, q in zip(inside, inside[1:], strict=False))
+                many += any(q.x0 - p.x1 > 1.2 * self._size for p, q in pairwise(inside))
         return many <= 0.1 * cells
 
     def _gaps(self, body: list[_Row]) -> list[tuple[float, float]]:
@@ -332,7 +339,7 @@ class _Solver:
         return bands
 
     def _one_band(self, band: list[_Row]) -> list[_Row]:
-        """A band's lines as rows: one, if they are lines of wrapped cells; else each, with the second lines of cells put to the first."""
+        """A band's lines as rows: one row if they are lines of wrapped cells, else a row each, but for second lines of a cell."""
         if len(band) == 1:
             return band
         filled: dict[int, int] = {}
@@ -346,10 +353,10 @@ class _Solver:
         return self._without_second_lines(band)
 
     def _is_close(self, band: list[_Row]) -> bool:
-        return all(b.top - a.bottom < 0.6 * self._size for a, b in zip(band, band[1:], strict=False))
+        return all(b.top - a.bottom < 0.6 * self._size for a, b in pairwise(band))
 
     def _without_second_lines(self, band: list[_Row]) -> list[_Row]:
-        gaps = [b.top - a.bottom for a, b in zip(band, band[1:], strict=False)]
+        gaps = [b.top - a.bottom for a, b in pairwise(band)]
         keyed = [gap for gap, row in zip(gaps, band[1:], strict=True) if 0 in row.cells and len(row.cells) > 1]
         usual = statistics.median(keyed) if keyed else 0.0
         rows = [band[0]]
@@ -361,7 +368,7 @@ class _Solver:
                 self._is_wide(last, column) for column in row.cells
             )
             if inside and 0 < len(row.cells) < max(2, len(last.cells)) and row.top > last.top + 2 and (
-                nearer or (0 not in row.cells and wraps and gap <= usual + 1)
+                nearer or (0 not in row.cells and len(row.cells) == 1 and wraps and gap <= usual + 1)
             ):  # fmt: skip
                 rows[-1] = _together([last, row])
             else:
@@ -380,6 +387,8 @@ class _Solver:
 
     def _checked(self, rows: list[_Row], heads: int, labels: list[tuple[int, int]]) -> Table | None:
         width = len(self._edges) + 1
+        if sum(bool(_LEADERS.search(text)) for row in rows for text in row.cells.values()) > 0.1 * len(rows):
+            return None  # a table of contents
         cells = [tuple(" ".join(row.cells.get(column, "").split()) for column in range(width)) for row in rows]
         used = [column for column in range(width) if any(row[column] for row in cells)]
         if len(used) < 2 or len(cells) < 2:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.index.base import Filters, Index
-from tinyseek.knowledge.tables.chart import Chart, chart_of, png, shown
+from tinyseek.knowledge.tables.chart import Chart, chart_of, drawable, png, shown
 from tinyseek.knowledge.tables.mentions import is_chinese, mentions_in, normal
 from tinyseek.knowledge.tables.plain import plain_query
 from tinyseek.knowledge.tables.room import QueryError, SheetFile, TableRoom
@@ -61,8 +61,9 @@ class TableReply:
     usage: Usage | None = None
 
     def picture(self) -> bytes | None:
-        """The chart as PNG, where one helps."""
-        return png(self.chart, self.result) if self.chart and self.result else None
+        """The chart as PNG, where one helps and there is a font for it."""
+        there = self.chart is not None and self.result is not None and drawable(self.chart, self.result)
+        return png(self.chart, self.result) if there and self.chart and self.result else None
 
     def markdown(self, rows: int = MOST_ROWS_SHOWN) -> str:
         """All of it to be read: the answer, the result, the query, where it stands, what to know."""
@@ -75,7 +76,8 @@ class TableReply:
         if self.sources:
             listed = "; ".join(", ".join(filter(None, (s.file, s.sheet, s.cells))) for s in self.sources)
             parts.append(f"{'出处：' if zh else 'From '}{listed}")
-        parts += [f"- {note}" for note in self.notes]
+        if self.notes:
+            parts.append("\n".join(f"- {note}" for note in self.notes))
         return "\n\n".join(parts)
 
     def plain(self) -> dict[str, Any]:

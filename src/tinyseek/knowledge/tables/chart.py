@@ -36,6 +36,7 @@ _FONTS = (  # that have Chinese, by system
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "Microsoft YaHei",
     "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Noto Serif CJK SC", "Noto Serif CJK JP", "Arial Unicode MS",
 )  # fmt: skip
+_CHINESE_FILE = re.compile(r"NotoSansCJK|NotoSerifCJK|SourceHan|PingFang|Hiragino|STHeiti|msyh|simhei|wqy", re.I)
 _LONGEST_LABEL = 28
 
 
@@ -78,7 +79,9 @@ def chart_of(result: Result, question: str) -> Chart | None:
     kind: Literal["bar", "line"] = "line" if in_time is not None and count > 2 else "bar"
     if count > (MOST_POINTS if kind == "line" else MOST_BARS) or result.more:
         return None
-    return Chart(kind, labels, tuple(numbers[:MOST_SERIES]), question.strip()[:80])
+    sizes = [max((abs(_amount(row[at])) for row in result.rows if row[at] is not None), default=0.0) for at in numbers]
+    alike = [at for at, size in zip(numbers, sizes, strict=True) if size * 20 >= sizes[0] and size <= 20 * sizes[0]]
+    return Chart(kind, labels, tuple(alike[:MOST_SERIES] or numbers[:1]), question.strip()[:80])
 
 
 def _years(values: Sequence[Cell]) -> bool:
@@ -124,7 +127,7 @@ def png(chart: Chart, result: Result, width: float = 7.0, dots: int = 144) -> by
             else:
                 bars = axes.bar(places, amounts, width=thick, color=colour, label=_safe(name))
             if len(rows) * len(series) <= 24:
-                texts = [f" {shown(amount)} " if amount == amount else "" for amount in amounts]
+                texts = [f" {_rounded(amount)} " if amount == amount else "" for amount in amounts]
                 axes.bar_label(bars, texts, fontsize=8)
     axis = axes.yaxis if lying else axes.xaxis
     step = max(1, len(labels) // (12 if chart.kind == "line" else MOST_BARS))
@@ -162,6 +165,11 @@ def shown(value: Cell) -> str:
     return f"{value:,.15g}" if abs(value) >= 10_000 else f"{value:.15g}"
 
 
+def _rounded(amount: float) -> str:
+    """Four digits are enough beside a bar."""
+    return shown(float(f"{amount:.4g}") if abs(amount) < 10_000 else float(round(amount)))
+
+
 def _amount(value: Cell) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
@@ -182,7 +190,22 @@ def _width(text: str) -> int:
 
 @lru_cache(maxsize=1)
 def _fonts() -> tuple[str, ...]:
-    from matplotlib.font_manager import fontManager
+    """Names of fonts for all that may stand in a picture, Latin first. What matplotlib has not noticed yet is shown to it."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
 
     there = {font.name for font in fontManager.ttflist}
-    return (*(["DejaVu Sans"] if "DejaVu Sans" in there else []), *[name for name in _FONTS if name in there][:2])
+    if not there & set(_FONTS):
+        for file in sorted(file for file in findSystemFonts() if _CHINESE_FILE.search(file)):
+            fontManager.addfont(file)
+        there = {font.name for font in fontManager.ttflist}
+    return ("DejaVu Sans", *[name for name in _FONTS if name in there][:2])
+
+
+def drawable(chart: Chart, result: Result) -> bool:
+    """Whether there is a font for what would be written."""
+    texts = [
+        chart.title,
+        *(result.columns[at] for at in chart.values),
+        *(str(row[chart.labels]) for row in result.rows),
+    ]
+    return len(_fonts()) > 1 or not any("\u2e80" <= character <= "\u9fff" for text in texts for character in text)

@@ -14,6 +14,7 @@ _UNITS = r"(?:\s?(?:thousand|million|billion|[km]\b|%|千|百万|千万|万亿|[
 _AMOUNT = rf"[$€£¥]?\d[\d,]*(?:\.\d+)?{_UNITS}"
 _DATE = r"\d{4}(?:[-/.]\d{1,2}(?:[-/.]\d{1,2})?|年(?:\d{1,2}月(?:\d{1,2}日)?)?)"
 _VALUE = rf"({_DATE}|{_AMOUNT})"
+_COUNTED = r"(?:\s*(?:years?(?: old)?|dollars|usd|yuan|[元岁个人件台次])(?![a-z]))?"
 _BEFORE = [  # the operator, then the value
     (
         ">=",
@@ -69,11 +70,11 @@ def conditions_in(left: str, mentions: Sequence[Mention], table: TableInfo) -> t
     for operator, words in _BEFORE:
         wordy = rf"(?:(?<![a-z])(?:{words})(?![a-z]))"
         reader.compare(
-            rf"(?:(?:is|are|was|were|that|为|是)\s*)?(?<![不])(?:{wordy})\s*(?:\ue000\d+\ue001\s*)?(?:of\s+)?{_VALUE}",
+            rf"(?:(?:is|are|was|were|that|为|是)\s*)?(?<![不])(?:{wordy})\s*(?:\ue000\d+\ue001\s*)?(?:of\s+)?{_VALUE}{_COUNTED}",
             operator,
         )
     for operator, words in _AFTER:
-        reader.compare(rf"{_VALUE}\s*[元个岁人件台]?\s*(?:{words})", operator)
+        reader.compare(rf"{_VALUE}{_COUNTED}\s*(?:{words})", operator)
     reader.calendar()
     return reader.found, reader.left
 
@@ -108,7 +109,9 @@ class _Reader:
 
     def calendar(self) -> None:
         """Years, quarters and months, of the table's column of dates; years also of a column of years."""
-        column = self._named_date() or (self._dates[0] if self._dates else None)
+        named = self._named_date()
+        column = self._mentions[named].column if named is not None else self._dates[0] if self._dates else None
+        before = len(self.found)
         if column is not None:
             name = quoted(column.name)
             for found in _MONTH_YEAR.finditer(self.left):
@@ -136,13 +139,17 @@ class _Reader:
                     self._add(f"month({quoted(column.name)}) = {month}", (), found)
                     break
 
+        if named is not None and len(self.found) > before:  # "入职" in "2021年入职的员工" has said its part
+            self.found[before] = Condition(self.found[before].sql, (named,))
+
     def _add(self, sql: str, used: tuple[int, ...], found: re.Match[str]) -> None:
         self.found.append(Condition(sql, used))
         kept = "".join(mark[0] for mark in _MARK.finditer(found[0]) if int(mark[1]) not in used)
         self.left = self.left[: found.start()] + f" {kept} " + self.left[found.end() :]
 
-    def _named_date(self) -> ColumnInfo | None:
-        return next((m.column for m in self._mentions if m.value is None and m.column in self._dates), None)
+    def _named_date(self) -> int | None:
+        """The mention of a column of dates."""
+        return next((at for at, m in enumerate(self._mentions) if m.value is None and m.column in self._dates), None)
 
     def _column_for(self, start: int, end: int, value: str) -> tuple[ColumnInfo | None, tuple[int, ...]]:
         """The column that a comparison is about: the nearest before it that fits, the nearest after it, or the only one."""

@@ -41,7 +41,7 @@ KINDS = [
         "count",
         _any(
             "how many|(?:number|count) of|count",
-            rf"(?:一?共)?有?(?:多少|几){_COUNTED}|多少(?={OPEN})|有多少|个数|数目|计数|数一数",
+            rf"(?:一?共)?有?(?:多少|几){_COUNTED}|多少(?={OPEN})|有多少|个数|[人次件户家台]数|数目|计数|数一数",
         ),
     ),
     ("median", _any("median", "中位数|中值")),
@@ -55,6 +55,13 @@ KINDS = [
     ),
     *EXTREMES,
 ]
+CALLED = {  # what a result's column is called, after and before the column's own title
+    "sum": ("总和", "total"),
+    "avg": ("平均值", "average"),
+    "median": ("中位数", "median"),
+    "max": ("最大值", "highest"),
+    "min": ("最小值", "lowest"),
+}
 GROUP = re.compile(
     rf"(?:\b(?:by|per|for each|for every|of each|in each|each|every|grouped? by|broken down by|across|split by)\s+(?:the\s+)?"
     rf"|各个?|每一?个?|每{_COUNTED}|按照?|分)\s*{MARK}"

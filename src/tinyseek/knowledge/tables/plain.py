@@ -313,6 +313,13 @@ def _numeric(column: ColumnInfo) -> bool:
     return column.type in NUMERIC
 
 
+def _called(reading: _Reading, kind: str, column: ColumnInfo) -> str:
+    """An aggregate with a name that says what it is."""
+    chinese, english = phrases.CALLED[kind]
+    name = f"{column.title}{chinese}" if reading.chinese else f"{english} {column.title}"
+    return f"{kind}({quoted(column.name)}) AS {quoted(name)}"
+
+
 def _ordered(column: ColumnInfo) -> bool:
     return column.type in (*NUMERIC, "date", "timestamp", "time")
 
@@ -327,7 +334,7 @@ def _aggregated(
         if column is None:
             return None
         named = [column]
-    calls = ", ".join(f"{kind}({quoted(column.name)})" for column in named[:8])
+    calls = ", ".join(_called(reading, kind, column) for column in named[:8])
     source = f"FROM {quoted(reading.table.name)}{where}"
     return f"SELECT {group.sql}, {calls} {source} GROUP BY 1 ORDER BY 1" if group else f"SELECT {calls} {source}"
 
@@ -384,10 +391,11 @@ def _ranked(
         best = f"{call}({quoted(which.name)}, {value}), {extreme}({value})"
         return f"SELECT {group.sql}, {best} FROM {source}{where} GROUP BY 1 ORDER BY 1"
     if group and not which and aggregate is None and most == 1:
-        return f"SELECT {group.sql}, {extreme}({value}) FROM {source}{where} GROUP BY 1 ORDER BY 1"
+        return f"SELECT {group.sql}, {_called(reading, extreme, measure)} FROM {source}{where} GROUP BY 1 ORDER BY 1"
     if aggregate and subject:
         name = group.sql if group and group.column == subject else quoted(subject.name)
-        return f"SELECT {name}, {aggregate}({value}) FROM {source}{where} GROUP BY 1 ORDER BY 2 {way} NULLS LAST, 1 LIMIT {most}"
+        order = f"ORDER BY 2 {way} NULLS LAST, 1 LIMIT {most}"
+        return f"SELECT {name}, {_called(reading, aggregate, measure)} FROM {source}{where} GROUP BY 1 {order}"
     if subject is None:
         subject = _naming(table)
     shown = f"{quoted(subject.name)}, {value}" if subject else "*"

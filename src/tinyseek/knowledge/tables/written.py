@@ -107,16 +107,16 @@ def write(messages: Sequence[Message], model: ChatModel) -> Written:
     sql = query_in(answer.content)
     if not sql:
         said = re.sub(r"```\w*", "", answer.content).strip()
-        why = said.removeprefix("NONE").strip(" :.-—：。\n") if said.startswith("NONE") else ""
+        why = said.removeprefix("NONE").lstrip(" :.,-—：，。\n") if said.startswith("NONE") else ""
         return Written("", why or ("—" if said.startswith("NONE") else ""), answer.message, answer.usage)
     return Written(sql, "", answer.message, answer.usage)
 
 
 def query_in(text: str) -> str:
-    """The query in what a model said: its last fenced block that is one, or from the first SELECT on."""
-    for block in reversed(_FENCE.findall(text)):
-        if _START.search(block):
-            return _ended(block)
+    """The query in what a model said: its last fenced block, one with a SELECT before others; or from the first SELECT on."""
+    blocks = [block for block in _FENCE.findall(text) if block.strip()]
+    for block in [*reversed([block for block in blocks if _START.search(block)]), *blocks]:
+        return _ended(block)
     found = _START.search(text) if "```" not in text and not text.lstrip().startswith("NONE") else None
     return _ended(text[found.start() :]) if found and found[0].lower() != "from" else ""
 

@@ -1,0 +1,81 @@
+"""An answer without a model: the sentences that come nearest to the question, word for word, each with its place.
+
+A sentence's score is its nearness to the question (support.py) and a share of its passage's own score, so that a sentence of a passage
+that fits as a whole goes before a like one elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinyseek.knowledge.answer.support import Passage, Span, Supporter
+
+_OF_PASSAGE = 0.1  # the passage's score, 0 to 1, in cosines
+_AS_GOOD = 0.02  # a sentence this much less near than the best is part of the answer
+_MOST_CHARACTERS = 700  # of all quotes together
+_LIST = 5  # items that follow a sentence which announces them
+
+
+@dataclass(frozen=True)
+class Quote:
+    """Sentences in a row of one passage, the answer or a part of it."""
+
+    number: int  # of the passage, from 0
+    text: str
+    span: Span
+    score: float
+
+
+def extract(
+    question: str, passages: Sequence[Passage], scores: Sequence[float], supporter: Supporter, most: int = 3
+) -> list[Quote]:
+    """The sentences that answer a question best.
+
+    Args:
+        scores: of the passages, 0 to 1.
+        most: sentences, what they announce not counted.
+    Returns:
+        Quotes, best first; none only where passages have no sentences.
+    """
+    ranked: list[tuple[float, int, int]] = []
+    for number, passage in enumerate(passages):
+        if passage.sentences:
+            near = supporter.nearness(question, number)
+            ranked += [(float(n) + _OF_PASSAGE * scores[number], number, row) for row, n in enumerate(near)]
+    ranked.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
+    quotes: list[Quote] = []
+    taken: set[tuple[int, int]] = set()
+    for score, number, row in ranked:
+        if len(quotes) == most or score < ranked[0][0] - _AS_GOOD:
+            break
+        if (number, row) in taken:
+            continue
+        rows = _with_what_follows(passages[number], row)
+        quote = _quoted(passages[number], rows, number, score)
+        if quotes and sum(len(q.text) for q in quotes) + len(quote.text) > _MOST_CHARACTERS:
+            break
+        taken |= {(number, r) for r in rows}
+        quotes.append(quote)
+    return quotes
+
+
+def _with_what_follows(passage: Passage, row: int) -> list[int]:
+    """A sentence, and the items of the list that it announces."""
+    rows = [row]
+    if passage.sentences[row].text.rstrip().endswith((":", "：")):
+        chunk = passage.sentences[row].span[0]
+        for following in range(row + 1, min(row + 1 + _LIST, len(passage.sentences))):
+            if passage.sentences[following].span[0] != chunk:
+                break
+            rows.append(following)
+    return rows
+
+
+def _quoted(passage: Passage, rows: Sequence[int], number: int, score: float) -> Quote:
+    first, last = passage.sentences[rows[0]], passage.sentences[rows[-1]]
+    text = passage.chunks[first.span[0]].chunk.text[first.span[1] : last.span[2]]
+    if first.head:
+        rule = "|" + " --- |" * (first.head.split("\n")[0].replace("\\|", "").count("|") - 1)
+        text = f"{first.head}\n{rule}\n{text}"
+    return Quote(number, text, (first.span[0], first.span[1], last.span[2]), score)

@@ -1,0 +1,219 @@
+"""Whether a passage holds a claim: figures, words and meaning, sentence by sentence. See citations.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyseek.knowledge.chunks import joined
+from tinyseek.knowledge.documents.blocks import Place
+from tinyseek.knowledge.embed.base import Embedder
+from tinyseek.knowledge.index.base import StoredChunk, StoredDocument
+from tinyseek.knowledge.segment import spans, words
+from tinyseek.knowledge.stopwords import content_words, is_chinese
+
+Span = tuple[int, int, int]  # number of a chunk in its passage, from and to of its text
+
+# Measured on claims written about a paper in two languages (benchmarks/cite.py prints the error rates).
+_WORDS_ENOUGH = 0.7  # of a claim's weighted words in the passage: supported by words alone
+_WORDS_SOME = 0.4  # with a near sentence
+_NEAR = 0.86  # cosine of claim and sentence
+_NEAR_ACROSS = 0.84  # of two languages
+_BEHIND = 0.02  # the cited passage may come this much less near than the nearest one
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a passage, or a row of a table in it."""
+
+    text: str
+    span: Span
+    head: str = ""  # of a row: the table's header
+
+
+class Passage:
+    """What an answer is written from, [1] or [2] in it: chunks in a row of one document."""
+
+    def __init__(self, document: StoredDocument, chunks: Sequence[StoredChunk]) -> None:
+        if not chunks:
+            raise ValueError("a passage has at least one chunk")
+        self.document, self.chunks = document, tuple(chunks)
+
+    @cached_property
+    def text(self) -> str:
+        """Without what neighbouring chunks repeat."""
+        return joined([stored.chunk for stored in self.chunks])
+
+    @cached_property
+    def heading(self) -> str:
+        """The headings above it."""
+        return " > ".join(self.chunks[0].chunk.path)
+
+    @cached_property
+    def sentences(self) -> list[Sentence]:
+        """In order, each once."""
+        found: list[Sentence] = []
+        for number, stored in enumerate(self.chunks):
+            text = stored.chunk.text
+            follows = number > 0 and self.chunks[number - 1].chunk.section == stored.chunk.section
+            begin = stored.chunk.overlap if follows else 0
+            if stored.chunk.kind == "table":
+                found += _rows(text, number)
+                continue
+            for start, end in spans(text[begin:]):
+                whole = text[begin + start : begin + end]
+                if whole.strip():
+                    at = begin + start + len(whole) - len(whole.lstrip())
+                    found.append(Sentence(whole.strip(), (number, at, at + len(whole.strip()))))
+        return found
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Of its text, its headings and its document's title."""
+        return frozenset(words("\n".join((self.document.title, self.document.name, self.heading, self.text))))
+
+    @cached_property
+    def figures(self) -> frozenset[float]:
+        """The numbers in it."""
+        return frozenset(figures(f"{self.document.title}\n{self.heading}\n{self.text}", told=True))
+
+    def places(self, span: Span) -> tuple[Place, ...]:
+        """Where a part of it stands in the file: the places that the part touches, or, where chunks know no spans, all."""
+        number, start, end = span
+        places = self.chunks[number].chunk.places
+        touched = [p for p in places if p.span is not None and p.span[0] < end and start < p.span[1]]
+        return tuple(touched) or places
+
+
+def _rows(text: str, number: int) -> list[Sentence]:
+    """The rows of a Markdown table; its caption and whatever else stands there as lines."""
+    found: list[Sentence] = []
+    lines: list[tuple[str, int]] = []
+    at = 0
+    for line in text.splitlines(keepends=True):
+        lines.append((line.strip(), at))
+        at += len(line)
+    rule = next((row for row, (line, _) in enumerate(lines) if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line)), None)
+    head = "\n".join(line for line, _ in lines[:rule] if line.startswith("|")) if rule else ""
+    for row, (line, start) in enumerate(lines):
+        if line and row != rule:
+            is_body = rule is not None and row > rule
+            found.append(Sentence(line, (number, start, start + len(line)), head if is_body else ""))
+    return found
+
+
+@dataclass(frozen=True)
+class Support:
+    """That a passage holds a claim, and by which of its sentences."""
+
+    claim: str
+    score: float  # 0 to 1
+    quote: str
+    span: Span
+
+
+class Supporter:
+    """Holds claims against the passages of one answer. Sentences are embedded when a passage is first cited."""
+
+    def __init__(self, passages: Sequence[Passage], embedder: Embedder) -> None:
+        self._passages, self._embedder = passages, embedder
+        self._vectors: dict[int, NDArray[np.float32]] = {}
+        self._claims: dict[str, NDArray[np.float32]] = {}
+
+    def support(self, claim: str, number: int) -> Support | None:
+        """How the passage `number`, from 0, holds a claim. None: it does not."""
+        passage = self._passages[number]
+        claimed = content_words(claim)
+        if not claimed or not passage.sentences:
+            return None
+        if not set(figures(claim)) <= passage.figures:
+            return None
+        across = is_chinese(claim) != is_chinese(passage.text)
+        share = self._share(claimed, passage.words)
+        if not across and share < _WORDS_SOME:
+            return None
+        scores = self.nearness(claim, number)
+        best = int(scores.argmax())
+        nearest = float(scores[best])
+        if across:
+            rival = max(float(self.nearness(claim, other).max()) for other in range(len(self._passages)))
+            held = nearest >= _NEAR_ACROSS and nearest >= rival - _BEHIND
+        else:
+            held = share >= _WORDS_ENOUGH or nearest >= _NEAR
+        if not held:
+            return None
+        sentence = passage.sentences[best]
+        quote = f"{sentence.head}\n{sentence.text}" if sentence.head else sentence.text
+        return Support(claim, round(max(share, nearest if across else 0.0), 4), quote, sentence.span)
+
+    def nearness(self, claim: str, number: int) -> NDArray[np.float32]:
+        """How near each sentence of a passage comes to a text: cosines, raised a little by the words that they share."""
+        if claim not in self._claims:
+            self._claims[claim] = self._embedder.queries([claim])[0]
+        claimed = content_words(claim)
+        shares = [
+            self._share(claimed, frozenset(words(f"{s.head} {s.text}"))) for s in self._passages[number].sentences
+        ]
+        cosines: NDArray[np.float32] = self.vectors(number) @ self._claims[claim]
+        return cosines + np.float32(0.1) * np.asarray(shares, np.float32)
+
+    def vectors(self, number: int) -> NDArray[np.float32]:
+        """Of a passage's sentences."""
+        if number not in self._vectors:
+            texts = [f"{s.head}\n{s.text}" if s.head else s.text for s in self._passages[number].sentences]
+            self._vectors[number] = self._embedder.passages(texts)
+        return self._vectors[number]
+
+    def _share(self, claimed: Sequence[str], held: frozenset[str]) -> float:
+        """The share of a claim's words that stand in a passage; words that few of the passages have count more."""
+        weights = {word: 1.0 / (1 + sum(word in p.words for p in self._passages)) for word in claimed}
+        total = sum(weights.values())
+        return sum(weight for word, weight in weights.items() if word in held) / total if total else 0.0
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------------------
+
+_FIGURE = re.compile(
+    r"(?<![\w.])(?P<digits>\d{1,3}(?:[,，]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s?(?P<unit>%|％|k\b|K\b|[Mm]illion|[Bb]illion|[Tt]housand|千|万|亿|百万|十亿)?"
+)
+_UNITS = {
+    "k": 1e3,
+    "thousand": 1e3,
+    "千": 1e3,
+    "万": 1e4,
+    "million": 1e6,
+    "百万": 1e6,
+    "亿": 1e8,
+    "billion": 1e9,
+    "十亿": 1e9,
+}
+_WORDS = dict(
+    zip("one two three four five six seven eight nine ten eleven twelve".split(), range(1, 13), strict=True)  # noqa: SIM905
+)
+_CHINESE = {"一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
+_SPELT = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b|[{''.join(_CHINESE)}](?=[个条项种类阶轮次步名位点])", re.IGNORECASE)
+
+
+def figures(text: str, told: bool = False) -> list[float]:
+    """The numbers of a text.
+
+    Args:
+        told: also those written as words ("two", 两个), which a claim may write in digits.
+    """
+    found: list[float] = []
+    for match in _FIGURE.finditer(text):
+        value = float(re.sub("[,，]", "", match["digits"]))
+        unit = (match["unit"] or "").lower()
+        found.append(round(value * _UNITS.get(unit, 1.0), 6))
+        if told and unit in _UNITS:
+            found.append(value)
+    if told:
+        for match in _SPELT.finditer(text):
+            word = match[0].lower()
+            found.append(float(_WORDS.get(word) or _CHINESE[word]))
+    return found

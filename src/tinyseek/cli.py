@@ -30,6 +30,11 @@ Use a model
   merge ADAPTER OUT   an adapter and its base as one model                tinyseek merge runs/my/sft runs/my/merged
   export MODEL        write it for other programs: gguf, ollama, hf       tinyseek export runs/quickstart/sft --to ollama
 
+Ask your own documents
+  kb add FOLDER       read documents into a knowledge base                tinyseek kb add my-docs/
+  kb ask QUESTION     an answer, with file and page                       tinyseek kb ask "How many days of leave?"
+  kb                  search, list, watch, eval, serve, mcp ...           tinyseek kb --help
+
 One stage of a recipe at a time
   data preview FILE   fine-tuning data, its trained tokens in colour       tinyseek data preview chats.jsonl
   data OUT            clean, deduplicate and split raw text               tinyseek data runs/my/data corpus=my.txt
@@ -86,6 +91,7 @@ COMMANDS = {
     "eval": "evaluate:evaluate",
     "compare": "evaluate:compare",
     "label": "label:label",
+    "kb": "kb:kb",
     "model": "models:model",
     "pull": "interchange:pull",
     "merge": "interchange:merge",

@@ -1,0 +1,72 @@
+"""A page of a document as a picture, with the boxes of a passage marked on it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tinyseek.errors import UserError
+from tinyseek.knowledge.documents.blocks import Box, Place
+from tinyseek.knowledge.documents.read import Readers
+from tinyseek.knowledge.index.base import StoredDocument
+
+SCALE = 1.5  # pixels a point
+_FILL, _EDGE = (255, 214, 10, 90), (230, 150, 0, 255)
+_MARGIN = 1.5  # points around a box
+
+
+def boxes_on(places: Iterable[Place], page: int) -> list[Box]:
+    """The boxes of places on one page."""
+    return [box for place in places if place.page == page for box in place.boxes]
+
+
+def marked(picture: bytes, boxes: Sequence[Box], scale: float) -> bytes:
+    """A page's picture with boxes marked as with a yellow pen, as PNG.
+
+    Args:
+        boxes: in points.
+        scale: the picture's pixels a point.
+    """
+    from PIL import Image, ImageDraw
+
+    if not boxes:
+        return picture
+    with Image.open(io.BytesIO(picture)) as opened:
+        page = opened.convert("RGBA")
+    layer = Image.new("RGBA", page.size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    for left, top, right, bottom in boxes:
+        corners = [
+            (left - _MARGIN) * scale,
+            (top - _MARGIN) * scale,
+            (right + _MARGIN) * scale,
+            (bottom + _MARGIN) * scale,
+        ]
+        if corners[2] > corners[0] and corners[3] > corners[1]:
+            draw.rectangle(corners, _FILL, _EDGE)
+    out = io.BytesIO()
+    Image.alpha_composite(page, layer).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+def page_picture(
+    readers: Readers, document: StoredDocument, page: int, places: Iterable[Place] = (), scale: float = SCALE
+) -> bytes:
+    """A page of a PDF with a passage marked, as PNG.
+
+    Args:
+        readers: whose processes draw it.
+        page: from 1.
+        places: of the passage; those on other pages are left out.
+    Raises:
+        UserError: the document has no pages to be drawn, not this one, or its file is gone.
+    """
+    if document.kind != "pdf":
+        raise UserError(f"{document.name}: only a PDF has pages that can be drawn, and this is {document.kind}")
+    file = Path(document.source)
+    if not file.is_file():
+        raise UserError(f"{document.name}: its file is gone ({file})")
+    if not 1 <= page <= (document.pages or 1):
+        raise UserError(f"{document.name}: there is no page {page}; it has {document.pages or 1:,}")
+    return marked(readers.render_page(file, page, scale), boxes_on(places, page), scale)

@@ -28,6 +28,7 @@ _STEM, _FIRST = re.compile(r"([^\W_][\w.-]*)-$"), re.compile(r"\w+")
 _ADDRESS = re.compile(r"(?:https?:(?://\S*)?|www\.\S+)(?<![.,;)\]])$")
 _ADDRESS_PART = re.compile(r"//|[-./_=?&%]\w|[\w%]+[-./_=?&%]\w")
 _COUNTED = (re.compile(r"^(?:page|p\.|第)?\W{0,3}(\d{1,5})\b", re.I), re.compile(r"(\d{1,5})\D{0,3}$"))
+_TAIL = 300  # characters
 _MARGIN_LINES = 3  # at either end of a page
 _NUMBER = re.compile(r"\d+|\b[ivxlc]+\b")
 
@@ -86,18 +87,28 @@ def pieces_of(words: Iterable[Word], join: float = _JOIN) -> list[Piece]:
     """
     pieces: list[Piece] = []
     piece: Piece | None = None
+    size = 0.0  # of the last word
     for word in words:
+        style = word.style
+        top, bottom = word.top, word.bottom
         if piece is not None:
-            size = word.style.size if word.style.size > piece.words[-1].style.size else piece.words[-1].style.size
+            larger = style.size if style.size > size else size
             gap = word.x0 - piece.x1
-            overlap = min(piece.bottom, word.bottom) - max(piece.top, word.top)
-            height = min(piece.bottom - piece.top, word.bottom - word.top)
-            if -0.4 * size <= gap < (join + 0.35 if word.style.mono else join) * size and overlap >= 0.5 * height:
-                piece.words.append(word)
-                piece.x1 = max(piece.x1, word.x1)
-                piece.top, piece.bottom = min(piece.top, word.top), max(piece.bottom, word.bottom)
-                continue
-        piece = Piece(word.x0, word.top, word.x1, word.bottom, [word])
+            if -0.4 * larger <= gap < (join + 0.35 if style.mono else join) * larger:
+                low = top if top > piece.top else piece.top
+                high = bottom if bottom < piece.bottom else piece.bottom
+                if high - low >= 0.5 * (bottom - top) or high - low >= 0.5 * (piece.bottom - piece.top):
+                    piece.words.append(word)
+                    if word.x1 > piece.x1:
+                        piece.x1 = word.x1
+                    if top < piece.top:
+                        piece.top = top
+                    if bottom > piece.bottom:
+                        piece.bottom = bottom
+                    size = style.size
+                    continue
+        piece = Piece(word.x0, top, word.x1, bottom, [word])
+        size = style.size
         pieces.append(piece)
     return pieces
 
@@ -276,15 +287,20 @@ def _line(row: list[Piece], page: int, left: float, right: float, column: int) -
 
 def describe(line: Line) -> None:
     """Fill in what a line's words say of it."""
-    styles: dict[Style, int] = {}
-    for word in line.words:
-        styles[word.style] = styles.get(word.style, 0) + len(word.text)
-    total = sum(styles.values())
-    line.style = max(styles, key=lambda style: styles[style]) if len(styles) > 1 else next(iter(styles))
-    line.bold = all(style.bold or count <= 1 or style.math for style, count in styles.items()) and line.style.bold
-    line.mono = sum(count for style, count in styles.items() if style.mono) > 0.9 * total
-    line.math = sum(count for style, count in styles.items() if style.math) / total if total else 0.0
-    line.text = joined(line.words)
+    words = line.words
+    first = words[0].style
+    line.text = joined(words)
+    if all(word.style is first for word in words):
+        line.style, line.bold, line.mono, line.math = first, first.bold, first.mono, float(first.math)
+        return
+    counts: dict[Style, int] = {}
+    for word in words:
+        counts[word.style] = counts.get(word.style, 0) + len(word.text)
+    total = sum(counts.values()) or 1
+    line.style = max(counts, key=lambda style: counts[style])
+    line.bold = all(style.bold or count <= 1 or style.math for style, count in counts.items()) and line.style.bold
+    line.mono = sum(count for style, count in counts.items() if style.mono) > 0.9 * total
+    line.math = sum(count for style, count in counts.items() if style.math) / total
 
 
 def joined(words: Sequence[Word]) -> str:
@@ -310,11 +326,12 @@ def glue(above: str, below: str, known: Container[str] = ()) -> str:
     Args:
         known: words of the same document, in small letters: whether "cold-" "start" is cold-start or coldstart.
     """
-    if _CJK_END.search(above) and _CJK_START.search(below):
+    end = above[-_TAIL:]  # a paragraph is glued line by line, and may be long
+    if _CJK_END.search(end[-1:]) and _CJK_START.match(below):
         return above + below
-    if _ADDRESS.search(above) and (above.endswith(":") or _ADDRESS_PART.match(below)):
+    if _ADDRESS.search(end) and (above.endswith(":") or _ADDRESS_PART.match(below)):
         return above + below
-    stem = _STEM.search(above)
+    stem = _STEM.search(end) if end.endswith("-") else None
     if stem is None or not below[:1].isalnum():
         return f"{above} {below}"
     first = _FIRST.match(below)

@@ -130,6 +130,7 @@ class _Reading:
         self._late: list[int] = []  # scans for which there was no time
         self._garbled: list[int] = []
         self._scanned: list[int] = []
+        self._is_empty = False
         self._end = time.monotonic() + 0.8 * limits.seconds
 
     def document(self) -> Document:
@@ -157,6 +158,7 @@ class _Reading:
         look = Look(lines, self._outline())
         blocks = tuple(self._upright(block) for block in blocks_of(lines, look) if block.text.strip())
         title, author, date = self._about(blocks)
+        self._is_empty = not blocks
         notes = tuple(self._notes())
         language = _language(blocks)
         return Document(blocks, "pdf", title, author, date, self._count, language, notes, {"page_sizes": self._sizes})
@@ -250,6 +252,8 @@ class _Reading:
             yield f"{_pages(self._unread)} scanned; {_HOW_OCR} to read such"
         if self._garbled:
             yield f"{_pages(self._garbled)} set in fonts that do not say which letters they draw; {_HOW_OCR} to read such"
+        if self._is_empty and not (self._damaged or self._unread or self._garbled or self._late):
+            yield "holds no text"
         if self._late:
             yield f"{_pages(self._late)} scanned and left out for want of time; raise limits.seconds to read such"
 

@@ -1,7 +1,7 @@
 """Tables on a page of a PDF: from regions that may hold one (pdf_rules) to rows and columns of cells.
 
 Rows are what stands beside each other; columns are parted by lines down and by gaps that stay free in nearly every row. Lines
-across say where the head ends, what a spanning head spans, and which lines of text are one row. What is no table after all stays text.
+across say where the head ends, what a spanning head spans, and which lines of text are one row. What is no table stays text.
 """
 
 from __future__ import annotations

@@ -236,11 +236,11 @@ class _Worker:
             return "reading was stopped"
         if status == -signal.SIGXCPU:
             return f"takes more than {limits.cpu_seconds:g} s of computing; split it, or raise limits.cpu_seconds"
-        return (
-            f"the process that read it died (signal {-status}): it is damaged or hostile"
-            if status < 0
-            else (f"the process that read it ended by itself (status {status}); it is damaged or hostile")
-        )
+        if status == -signal.SIGABRT:  # how pdfium ends where no memory is left
+            return (
+                f"is damaged, or needs more than {limits.memory_mb:,} MB of memory; split it, or raise limits.memory_mb"
+            )
+        return f"is damaged: the process that read it ended (status {status})"
 
 
 def _memory_of(pid: int) -> int:

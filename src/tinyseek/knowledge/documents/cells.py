@@ -67,6 +67,7 @@ def number_format(number: int, code: str | None) -> NumberFormat:
     if code.lower() in ("general", "@", ""):
         return GENERAL
     section = re.split(r';(?=(?:[^"]*"[^"]*")*[^"]*$)', code[:255])[0]
+    section = re.sub("general", "#", section, flags=re.I)
     letters, before, after, digits, percent, elapsed = "", "", "", "", False, False
     for quoted, escaped, currency, bracket, placeholder, other in _PART.findall(section):
         if bracket:
@@ -112,7 +113,7 @@ def from_serial(serial: float, kind: str, since_1904: bool) -> Value:
 
 
 def write_value(value: Value, form: NumberFormat = GENERAL) -> str:
-    """A value as text. Dates and times are ISO; a whole minute has no seconds."""
+    """A value as text. Dates and times are ISO; a whole minute has no seconds, midnight no time."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -124,6 +125,8 @@ def write_value(value: Value, form: NumberFormat = GENERAL) -> str:
             return _digits(value)
         return _number(value, form)
     if isinstance(value, dt.datetime):
+        if value.time() == dt.time():
+            return value.date().isoformat()
         return value.isoformat(" ", "seconds" if value.second else "minutes")
     if isinstance(value, dt.time):
         return value.isoformat("seconds" if value.second else "minutes")

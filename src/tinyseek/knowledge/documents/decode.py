@@ -146,7 +146,7 @@ def _guessed(sample: bytes) -> str:
     if sample.isascii():
         if sample.count(b"\x1b$") and sample.count(b"\x1b("):
             return "iso2022_jp"
-        return "hz" if sample.count(b"~{") > 3 and sample.count(b"~}") > 3 else "utf-8"
+        return "hz" if b"~{" in sample and b"~}" in sample and _eastern(sample, "hz", _SIMPLIFIED) > 0.2 else "utf-8"
     if _readable(sample, "utf-8") >= 0:
         return "utf-8"
     scores = {name: _eastern(sample, name, frequent) for name, frequent in _EAST}
@@ -189,11 +189,11 @@ def _without_mark(sample: bytes) -> str:
     for name, high in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[0::2])):
         low = sample[0::2] if name == "utf-16-le" else sample[1::2]
         zeros, zeros_low = high.count(0), low.count(0)
-        if zeros > 0.3 * pairs and zeros_low < 0.05 * pairs:
+        if zeros > 0.3 * pairs and zeros_low < 0.5 * zeros:  # 一 is 4E 00
             return name
         # At least one ASCII sign (a space, a line's end) and almost all else Chinese and its punctuation.
         chinese = sum(0x4E <= byte <= 0x9F or byte in (0x30, 0xFF, 0x20) for byte in high)
         ascii_signs = sum(byte == 0 and other in b"\n\r\t 0123456789.," for byte, other in zip(high, low, strict=False))
-        if ascii_signs and zeros + chinese > 0.98 * pairs and zeros_low < 0.05 * pairs:
+        if ascii_signs and zeros + chinese > 0.98 * pairs and zeros_low < 0.2 * pairs:
             return name
     return ""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lxml import etree
 
@@ -33,8 +34,7 @@ MAX_ROWS, MAX_COLUMNS = 1_048_576, 16_384  # of a sheet, by the standard
 _ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):  # a tuple is made three times as fast as a frozen dataclass, and there are millions
     """One cell that holds something."""
 
     value: Value
@@ -98,7 +98,8 @@ class _Reader:
     """Sheets to cells; counts the cells of all."""
 
     def __init__(self, strings: list[str], forms: list[NumberFormat], since_1904: bool, most: int) -> None:
-        self._strings, self._forms, self._since_1904 = strings, forms, since_1904
+        self._strings = [Cell(text) if text and not text.isspace() else None for text in strings]
+        self._forms, self._since_1904 = forms, since_1904
         self._left, self._most = most, most
         self._columns: dict[str, int] = {}  # by the letters: asked once a cell
 
@@ -164,8 +165,7 @@ class _Reader:
             return self._number(raw, entry.get("s"))
         if kind == "s":
             number = int(raw) if raw.strip().isdecimal() else -1
-            text = self._strings[number] if 0 <= number < len(self._strings) else ""
-            return Cell(text) if text and not text.isspace() else None
+            return self._strings[number] if 0 <= number < len(self._strings) else None
         if kind == "b":
             return Cell(raw.strip() in ("1", "true"))
         if kind == "d":

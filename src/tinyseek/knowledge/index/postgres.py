@@ -1,8 +1,8 @@
 """The index on a PostgreSQL server with pgvector: one collection for several users and machines.
 
 The same as in one file, by a server's means: every change is a transaction that holds the collection's own row, so that writers
-come one after the other and readers are never kept waiting; vectors are pgvector's, looked through one by one, and from a size on by its
-HNSW graph; words are postings (word, chunk, count), and BM25 is a sum over them.
+come one after the other and readers are never kept waiting; vectors are pgvector's, looked through one by one, and from a size on
+by its HNSW graph; words are postings (word, chunk, count), and BM25 is a sum over them.
 """
 
 from __future__ import annotations
@@ -486,7 +486,7 @@ class PostgresIndex(Index):
             condition, values = self._condition(db, filters)
             ids: list[int] | None = None
             if len(question.sought) < len(question.weights):  # two steps: by the rare words, then by all
-                most = max(bm25.CANDIDATES, 4 * limit)
+                most = max(bm25.CANDIDATES, 2 * limit)
                 found = self._scored(db, question, question.sought, numbers, average, most, condition, values)
                 ids = [chunk for chunk, _ in found]
                 condition, values = "p.chunk = ANY(%s)", [ids]

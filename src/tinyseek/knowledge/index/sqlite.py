@@ -166,6 +166,8 @@ class SqliteIndex(Index):
     @contextlib.contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         """A view of one moment."""
+        if self._closed:
+            raise UserError(f"{self._file}: is closed")
         with self._told():
             with self._pooling:
                 db = self._idle.pop() if self._idle else None
@@ -434,7 +436,7 @@ class SqliteIndex(Index):
             question = bm25.Question.of(asked, known, totals["chunks"])
             if not question.sought:
                 return []
-            ids = self._matching(db, question.sought, max(bm25.CANDIDATES, 4 * limit), filters)
+            ids = self._matching(db, question.sought, max(bm25.CANDIDATES, 2 * limit), filters)
             average = totals["words"] / max(totals["chunks"], 1)
             scored = []
             for part in _parts(ids):

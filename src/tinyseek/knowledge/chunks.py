@@ -29,7 +29,7 @@ class _Unit:
     text: str
     place: Place
     block: int  # number of its block
-    kind: str  # "text", "table", "code"
+    kind: str  # "text", "table", "code", "caption"
     tokens: int = 0
     header: str = ""  # of a row: the table's head, which every piece repeats
     joint: str = ""  # what stands between it and the unit before it
@@ -109,6 +109,10 @@ def _sections(blocks: Sequence[Block], settings: ChunkSettings, count_tokens: Co
         counted = [unit for unit in section.units if not unit.tokens]
         for unit, tokens in zip(counted, count_tokens([unit.text for unit in counted]), strict=True):
             unit.tokens = max(tokens, 1)
+        lengths = _lengths(section.units)
+        for unit in section.units:
+            if unit.kind == "caption" and lengths[unit.block] > settings.tokens // 4:
+                unit.kind = "text"  # too long to be read with every piece of a table
     return sections
 
 
@@ -118,7 +122,7 @@ def _units(block: Block, number: int, settings: ChunkSettings, count_tokens: Cou
     if block.kind == "table":
         yield from _rows(block, number, settings, count_tokens)
         return
-    kind = "code" if block.kind == "code" else "text"
+    kind = block.kind if block.kind in ("code", "caption") else "text"
     at = 0
     for text in _lines(block.text) if block.kind in ("code", "list") else segment.sentences(block.text):
         # A sentence that is longer than a passage is cut at commas and blanks.
@@ -246,29 +250,56 @@ def _cut(section: _Section, settings: ChunkSettings, number: int) -> list[Chunk]
 
 
 def _runs(units: list[_Unit]) -> Iterator[list[_Unit]]:
-    """Units that may share a chunk: text with text, each table by itself."""
-    run: list[_Unit] = []
+    """Units that may share a chunk: text with text, each table by itself with the caption before it, or else after it."""
+    runs: list[list[_Unit]] = []
     for unit in units:
-        same = run and unit.kind == run[-1].kind and (unit.kind != "table" or unit.block == run[-1].block)
-        if run and not same:
-            yield run
-            run = []
-        run.append(unit)
-    if run:
-        yield run
+        last = runs[-1] if runs else []
+        if last and unit.kind == last[-1].kind and (unit.kind == "text" or unit.block == last[-1].block):
+            last.append(unit)
+        else:
+            runs.append([unit])
+    found: list[list[_Unit]] = []
+    for number, run in enumerate(runs):
+        kind = run[0].kind
+        before_table = number + 1 < len(runs) and runs[number + 1][0].kind == "table"
+        last = found[-1] if found else []
+        if kind == "table" and last and all(unit.kind == "caption" for unit in last):
+            _with_caption(last, run)
+        elif _joins(last, kind, before_table):
+            last += run
+        else:
+            found.append(run)
+    yield from found
+
+
+def _joins(last: list[_Unit], kind: str, before_table: bool) -> bool:
+    """Whether a run of text, or a caption that is not of the next table, goes on with what is before it."""
+    if not last or kind not in ("text", "caption") or (kind == "caption" and before_table):
+        return False
+    if any(unit.kind == "table" for unit in last):
+        return kind == "caption" and last[-1].kind == "table" and not last[0].header
+    return last[-1].kind != "code"
+
+
+def _with_caption(caption: list[_Unit], table: list[_Unit]) -> None:
+    """Put a caption before a table: in the head that is repeated, if there is one."""
+    if not table[0].header:
+        caption += table
+        return
+    words = " ".join(unit.text.strip() for unit in caption)
+    caption[:] = [replace(unit, header=f"{words}\n{unit.header}") for unit in table]
 
 
 def _packed(units: list[_Unit], settings: ChunkSettings) -> list[list[_Unit]]:
     """Units in chunks of about equal length, cut between blocks where that is near."""
     most = settings.tokens
     total = sum(unit.tokens for unit in units)
-    if total <= most:
+    tables = [unit for unit in units if unit.kind == "table"]
+    if total <= most or (len(tables) == 1 and not tables[0].header):  # one table, and its caption
         return [units]
-    most -= settings.overlap if units[0].kind != "table" else 0
+    most -= settings.overlap if units[0].kind in ("text", "caption") else 0
     wanted = total / -(-total // most)
-    whole: dict[int, int] = {}
-    for unit in units:
-        whole[unit.block] = whole.get(unit.block, 0) + unit.tokens
+    whole = _lengths(units)
     found: list[list[_Unit]] = [[]]
     held = 0
     for unit in units:
@@ -282,9 +313,16 @@ def _packed(units: list[_Unit], settings: ChunkSettings) -> list[list[_Unit]]:
     return found
 
 
+def _lengths(units: list[_Unit]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for unit in units:
+        found[unit.block] = found.get(unit.block, 0) + unit.tokens
+    return found
+
+
 def _repeated(units: list[_Unit], settings: ChunkSettings) -> list[_Unit]:
     """The last sentences of a chunk that fit into the overlap."""
-    if units[0].kind != "text":
+    if any(unit.kind not in ("text", "caption") for unit in units):
         return []
     found: list[_Unit] = []
     room = settings.overlap
@@ -321,7 +359,9 @@ def _chunk(repeated: list[_Unit], units: list[_Unit], path: tuple[str, ...], sec
     text = text.rstrip()
     tokens = sum(unit.tokens for unit in [*repeated, *units])
     found = tuple(replace(place, span=_within(place, len(text))) for _, place in places)
-    return Chunk(text, found, path, section, units[0].kind, tokens, overlap)
+    kinds = {unit.kind for unit in units}
+    kind = "table" if "table" in kinds else "code" if "code" in kinds else "text"
+    return Chunk(text, found, path, section, kind, tokens, overlap)
 
 
 def _extended(a: Place, b: Place) -> Place:

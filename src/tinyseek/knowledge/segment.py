@@ -19,7 +19,7 @@ _HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _PAIRED = "\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uac00-\ud7a3"
 _RUN = re.compile(
     rf"(?P<han>[{_HAN}]+)|(?P<paired>[{_PAIRED}]+)"
-    rf"|(?P<number>[0-9]+(?:[.,][0-9]+)+(?![^\W_{_HAN}{_PAIRED}]))|(?P<word>[^\W_{_HAN}{_PAIRED}]+)"
+    rf"|(?P<number>(?<![^\W_{_HAN}{_PAIRED}][.,])[0-9]+(?:[.,][0-9]+)+(?![^\W_{_HAN}{_PAIRED}]))|(?P<word>[^\W_{_HAN}{_PAIRED}]+)"
 )
 _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 _APOSTROPHE = re.compile(r"(?<=[a-z])['’ʼ](?=(?:s|t|d|m|ll|re|ve)\b)")

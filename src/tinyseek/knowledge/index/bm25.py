@@ -2,15 +2,14 @@
 
 A question like "what is the effect of ..." names words that stand in most chunks; their postings are most of the work and decide
 next to nothing, since a word in half of all chunks weighs a fifteenth of one in a thousandth. So chunks are looked for by the rarer
-words only, within a budget of postings, and the best of them are then scored by all words. Whole sentences asked of 100,000 passages
-(benchmarks/index.py): 97 of 100 of bm25s' first ten, 99 of 100 of its first ones, three times as fast as by all words. Source: Robertson & Zaragoza 2009, with
-Lucene's idf, which is never negative.
+words only, within a budget of postings, and the best of them are then scored by all words. Whole sentences asked of 100,000
+passages (benchmarks/index.py): 97 of 100 of bm25s' first ten, 99 of 100 of its first ones, in less than half the time that all words take.
+Source: Robertson & Zaragoza 2009, with Lucene's idf, which is never negative.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

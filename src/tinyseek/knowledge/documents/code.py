@@ -10,7 +10,7 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,21 @@ _DEFINES = re.compile(
     r"|(?:create\s+(?:or\s+replace\s+)?(?:table|view|function|procedure|index|trigger)\s+(?P<sql>[\w.\"`\[\]]+))"
     r"|(?P<command>\\(?:sub)*section\*?\{[^}]*\}|\\chapter\*?\{[^}]*\})"
     r"|(?P<toml>\[{1,2}[\w.\-\" ]+\]{1,2}\s*$)"
-    r"|(?P<c>(?:[A-Za-z_][\w:<>,*&\[\]]*[ \t*&]+)+[\w:~]+\s*\([^;{}]*\)?\s*(?:const\s*)?\{?\s*$))",
+    r"|(?P<called>(?-i:(?:[A-Za-z_][\w:<>,*&\[\].]*[ \t*&]+)*[\w:~$]+)\s*\([^;{}]*\)?[^;{}=]*\{?\s*$))",
     re.I,
 )
+_NO_NAMES = re.compile(
+    r"\s*(?:return|else|if|elif|for|foreach|while|until|switch|case|catch|try|do|with|throw|new|goto|delete|typedef|using|import|"
+    r"package|type\s*[:=])\b"
+)
+_COMMENT = re.compile(r"\s*(?://|#(?!include|define|if|endif|else|pragma)|/\*|\*|@|--|;;|%)")
+_SLASHES = frozenset(
+    (
+        "c", "cpp", "cuda", "csharp", "java", "javascript", "jsx", "typescript", "tsx", "go", "rust", "swift", "kotlin", "scala",
+        "php", "css", "scss", "dart", "groovy",
+    )
+)  # fmt: skip
+_LITTLE = 12  # lines of definitions that are put together with those beside them
 
 
 def parse(file: Path, limits: Limits) -> Document:
@@ -62,8 +74,8 @@ def _pieces(text: str, language: str, outline: Outline, first: int = 1) -> None:
         first: the number of its first line.
     """
     lines = text.split("\n")
-    definitions = (_python(text) if language == "python" else None) or list(_defined(lines))
-    for start, end, path in _cut(lines, definitions):
+    definitions = (_python(text) if language == "python" else None) or list(_defined(lines, language in _SLASHES))
+    for start, end, path in _together(_cut(lines, definitions)):
         code = "\n".join(lines[start:end])
         if code.strip():
             outline.end(1)
@@ -96,7 +108,7 @@ def _python(text: str) -> list[Definition] | None:
         for statement in body:
             if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 start = min([statement.lineno, *(decorator.lineno for decorator in statement.decorator_list)]) - 1
-                while start > after and lines[start - 1].lstrip().startswith("#"):
+                while start > after and lines[start - 1].startswith(" " * statement.col_offset + "#"):
                     start -= 1
                 name = f"class {statement.name}" if isinstance(statement, ast.ClassDef) else statement.name
                 found.append((start, (*path, name)))
@@ -110,32 +122,38 @@ def _python(text: str) -> list[Definition] | None:
     return sorted(set(found), key=lambda definition: definition[0])
 
 
-def _defined(lines: Sequence[str]) -> Iterator[Definition]:
-    """Where definitions begin in other languages, as far as their first words and their indentation say."""
+def _defined(lines: Sequence[str], slashes: bool) -> Iterator[Definition]:
+    """Where definitions begin in other languages, as far as their first words and their indentation say.
+
+    Args:
+        slashes: the language has comments between /* and */.
+    """
     above: list[tuple[int, str]] = []
+    comment = False
     for number, line in enumerate(lines):
-        if len(line) > 400 or not (found := _DEFINES.match(line)):
+        if slashes and (comment or "/*" in line):
+            comment = line.rfind("/*") >= line.rfind("*/") if "/*" in line else "*/" not in line
             continue
-        if re.match(
-            r"\s*(?:return|else|if|for|while|switch|case|throw|new|goto|delete|typedef|using|import|type\s*:|type\s*=)\b",
-            line,
-        ):
+        if len(line) > 400 or not (found := _DEFINES.match(line)) or _NO_NAMES.match(line):
+            continue
+        if (found["called"] and not _opens(lines, number)) or (slashes and line.rstrip().endswith(";")):
             continue
         indent = len(found["indent"].expandtabs(4))
-        name = " ".join((found["name"] or found["sql"] or found["command"] or found["toml"] or line).split()).rstrip(
-            " {"
-        )
+        name = found["name"] or found["sql"] or found["command"] or found["toml"]
+        name = " ".join((name or line.split("(")[0].split()[-1].lstrip("*&")).split()).rstrip(" {")
         while above and above[-1][0] >= indent:
             above.pop()
         above.append((indent, name[:_LONGEST_NAME]))
         start = number
-        while (
-            start
-            and re.match(r"\s*(?://|#(?!include|define)|/\*|\*|@|--|;;|%)", lines[start - 1])
-            and number - start < 40
-        ):
+        while start and _COMMENT.match(lines[start - 1]) and number - start < 40:
             start -= 1
         yield start, tuple(name for _, name in above)
+
+
+def _opens(lines: Sequence[str], number: int) -> bool:
+    """Whether a body begins with a line or with the next one, so that it is no call."""
+    after = lines[number + 1].strip() if number + 1 < len(lines) else ""
+    return lines[number].rstrip().endswith("{") or (lines[number].rstrip().endswith(")") and after == "{")
 
 
 def _cut(lines: Sequence[str], definitions: Sequence[Definition]) -> Iterator[tuple[int, int, tuple[str, ...]]]:
@@ -151,6 +169,22 @@ def _cut(lines: Sequence[str], definitions: Sequence[Definition]) -> Iterator[tu
         for begin, end in _parts(lines, start, marks[after][0]):
             yield begin, end, path
         at = after
+
+
+def _together(pieces: Iterable[tuple[int, int, tuple[str, ...]]]) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Pieces of which small ones beside each other are made one, under what they are all part of."""
+    held: tuple[int, int, tuple[str, ...]] | None = None
+    for start, end, path in pieces:
+        if held is not None:
+            both = held[2] and path and held[2][: len(path) - 1] == path[:-1] and end - held[0] <= _PIECE
+            little = end - start <= _LITTLE and (held[1] - held[0] <= _LITTLE or held[2] == path[:-1])
+            if both and little and len(held[2]) <= len(path):
+                held = (held[0], end, path[:-1])
+                continue
+            yield held
+        held = (start, end, path)
+    if held is not None:
+        yield held
 
 
 def _parts(lines: Sequence[str], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -49,9 +49,9 @@ _WESTERN = frozenset("áàâäãåæçéèêëíìîïñóòôöõøœßúùûü
 _EAST = (
     ("gb18030", _SIMPLIFIED | _TRADITIONAL),
     ("big5hkscs", _TRADITIONAL),
-    ("shift_jis", _KANA),
+    ("cp932", _KANA),
     ("euc_jp", _KANA),
-    ("euc_kr", _HANGUL),
+    ("cp949", _HANGUL),
 )
 _BROKEN = 0.05  # of the characters beyond ASCII: UTF-8 with fewer bad ones is UTF-8 that was damaged
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")

@@ -167,7 +167,8 @@ class _Reader:
             self._outline.heading(_text(element), int(tag[1]), self._place)
         elif tag in ("ul", "ol", "menu", "dl"):
             self.flush()
-            self._outline.add("list", "\n".join(self._items(element, 0, depth)), self._place)
+            if not _is_contents(element):
+                self._outline.add("list", "\n".join(self._items(element, 0, depth)), self._place)
         elif tag == "table":
             self.flush()
             self._table(element, depth)
@@ -319,6 +320,13 @@ def _is_links(element: etree._Element) -> bool:
     whole = _length(element)
     linked = sum(len(_squeezed("".join(_strings(link)))) for link in element.iter("a"))
     return whole < 200 or linked > 0.4 * whole
+
+
+def _is_contents(element: etree._Element) -> bool:
+    """Whether a list is a table of the page's contents: links within the page and nothing else."""
+    links = element.findall(".//a[@href]")
+    inside = all((link.get("href") or "").startswith("#") for link in links)
+    return len(links) > 2 and inside and sum(map(_length, links)) > 0.9 * _length(element)
 
 
 def _length(element: etree._Element) -> int:

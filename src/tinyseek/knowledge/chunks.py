@@ -113,6 +113,8 @@ def _sections(blocks: Sequence[Block], settings: ChunkSettings, count_tokens: Co
         for unit in section.units:
             if unit.kind == "caption" and lengths[unit.block] > settings.tokens // 4:
                 unit.kind = "text"  # too long to be read with every piece of a table
+            elif unit.kind == "code" and lengths[unit.block] < settings.tokens // 8:
+                unit.kind = "text"  # a line or two: no chunk of its own
     return sections
 
 
@@ -301,12 +303,14 @@ def _packed(units: list[_Unit], settings: ChunkSettings) -> list[list[_Unit]]:
     wanted = total / -(-total // most)
     whole = _lengths(units)
     found: list[list[_Unit]] = [[]]
-    held = 0
+    held, left = 0, total  # tokens of the chunk at hand, and of all that is not in a chunk before it
     for unit in units:
         begins = not found[-1] or unit.block != found[-1][-1].block
         early = begins and held >= 0.6 * wanted and held + whole[unit.block] > most
-        if found[-1] and (held + unit.tokens > most or held >= wanted or early):
+        enough = (held >= wanted or early) and left > most
+        if found[-1] and (held + unit.tokens > most or enough):
             found.append([])
+            left -= held
             held = 0
         found[-1].append(unit)
         held += unit.tokens

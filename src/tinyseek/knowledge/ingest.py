@@ -103,7 +103,6 @@ class Ingest:
         """
         self._index, self._embedder, self._readers, self._settings = index, embedder, readers, settings
         self._tags, self._say, self._again, self._twins = tuple(tags), say, again, twins
-        self._done = self._total = 0
         self._ready: deque[Progress] = deque()  # files that need no reading
         self._reading: deque[_Work] = deque()  # in the order in which readers give them back
         self._seen: dict[str, str] = {}  # hash -> name, of this run's files
@@ -114,11 +113,15 @@ class Ingest:
         Raises:
             UserError: the index cannot be written, or the embedder does not answer; what was yielded is in.
         """
-        missing = self._missing(search)
-        self._total = len(search.files) + len(search.refused) + len(missing)
+        gone = {document.id: document for document in self._missing(search)}
+        for done, progress in enumerate(self._outcomes(search, gone), 1):
+            total = max(len(search.files) + len(search.refused) + len(gone), done)
+            yield replace(progress, done=done, total=total)
+
+    def _outcomes(self, search: files.Search, gone: dict[int, StoredDocument]) -> Iterator[Progress]:
+        """What becomes of each file; of `gone` is taken what turns up elsewhere."""
         for name, why in search.refused:
-            yield self._told(name, "failed", why)
-        gone = {document.id: document for document in missing}
+            yield Progress(name, "failed", why)
         held: list[_Work] = []
         for _, read in self._readers.read(self._to_read(search.files, gone)):
             while self._ready:
@@ -134,13 +137,9 @@ class Ingest:
                 held = []
         yield from self._put(held)
         yield from self._ready
-        for document in gone.values():
+        for document in list(gone.values()):
             self._index.remove([document.id])
-            yield self._told(document.name, "removed", "its file is gone", document=document.id)
-
-    def _told(self, name: str, outcome: Outcome, why: str = "", chunks: int = 0, document: int = 0) -> Progress:
-        self._done += 1
-        return Progress(name, outcome, why, chunks, self._done, max(self._total, self._done), document)
+            yield Progress(document.name, "removed", "its file is gone", document=document.id)
 
     def _missing(self, search: files.Search) -> list[StoredDocument]:
         """Documents whose files were in the folders and are there no more."""
@@ -167,7 +166,7 @@ class Ingest:
                 try:
                     work = self._examined(entry, known.get(str(entry.file)), gone)
                 except OSError as error:
-                    self._ready.append(self._told(entry.name, "failed", f"cannot be read ({error.strerror})"))
+                    self._ready.append(Progress(entry.name, "failed", f"cannot be read ({error.strerror})"))
                     continue
                 if work is not None:
                     self._reading.append(work)
@@ -195,7 +194,7 @@ class Ingest:
                 return None
             twin = twins[0].name if twins else self._seen.get(sha256)
             if twin is not None:
-                self._ready.append(self._told(entry.name, "unchanged", f"has the same content as {twin}"))
+                self._ready.append(Progress(entry.name, "unchanged", f"has the same content as {twin}"))
                 return None
             self._seen[sha256] = entry.name
         return _Work(entry, sha256, size, modified, known)
@@ -206,14 +205,14 @@ class Ingest:
             known, why, touched = replace(known, tags=self._with_tags(known)), "tags added", True
         if touched:
             self._index.update(known)
-        self._ready.append(self._told(known.name, "unchanged", why, known.chunks, known.id))
+        self._ready.append(Progress(known.name, "unchanged", why, known.chunks, document=known.id))
 
     def _moved(self, entry: Found, known: StoredDocument) -> None:
         name = self._name(entry, known)
         was = known.name
         document = replace(known, source=str(entry.file), name=name, folder=entry.folder, tags=self._with_tags(known))
         self._index.update(document)
-        self._ready.append(self._told(name, "moved", f"was {was}", known.chunks, known.id))
+        self._ready.append(Progress(name, "moved", f"was {was}", known.chunks, document=known.id))
 
     def _with_tags(self, known: StoredDocument) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*known.tags, *self._tags)))
@@ -238,7 +237,7 @@ class Ingest:
         if work.known is not None:
             why += "; what was read of it before is kept"
         known = work.known.id if work.known else 0
-        return self._told(work.found.name, "failed", why, document=known)
+        return Progress(work.found.name, "failed", why, document=known)
 
     def _prepare(self, work: _Work, document: Document) -> None:
         """Cut a document, and take over what is known of chunks that have not changed: vectors, and the user's corrections."""
@@ -297,7 +296,7 @@ class Ingest:
         vectors_NW = np.array(work.vectors, np.float32).reshape(len(work.chunks), width)
         made = self._index.put(document, work.chunks, vectors_NW)
         why = "; ".join(read.notes) if work.chunks else "no text was found in it"
-        return self._told(document.name, "changed" if known else "added", why, len(work.chunks), made)
+        return Progress(document.name, "changed" if known else "added", why, len(work.chunks), document=made)
 
 
 def _corrected(chunk: Chunk, known: Chunk | None) -> Chunk:

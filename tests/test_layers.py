@@ -26,7 +26,7 @@ ROOMS = {
     "engine": LEAVES | {"text", "model"},
     "evaluate": LEAVES | {"text", "model", "engine", "llm"},
     "llm": LEAVES | {"text", "model", "engine"},
-    "serve": LEAVES | {"text", "model", "engine", "llm"},
+    "serve": LEAVES | {"text", "model", "engine", "llm", "knowledge"},
     "knowledge": LEAVES | {"text", "model", "llm"},
     "agents": LEAVES | {"text", "llm"},
 }
@@ -48,6 +48,7 @@ LIGHT = (
     "tinyseek.cli",
     "tinyseek.commands.evaluate",
     "tinyseek.commands.follow",
+    "tinyseek.commands.kb",
     "tinyseek.commands.models",
     "tinyseek.commands.recipes",
     "tinyseek.commands.serve",

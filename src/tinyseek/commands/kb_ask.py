@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from tinyseek.commands.kb import (
     print_json,
     text_of,
 )
-from tinyseek.commands.kb_documents import plain_chunk
+from tinyseek.commands.kb_documents import with_source
 from tinyseek.errors import UserError
 from tinyseek.knowledge.answer.options import AnswerSettings, How, Rerank
 from tinyseek.settings import Settings
@@ -67,6 +67,7 @@ def search(arguments: list[str]) -> int:
     add_filters(parser)
     chosen, settings = parsed(parser, arguments, SearchSettings)
     assert settings is not None
+    from tinyseek.knowledge.plain import plain_hit
     from tinyseek.knowledge.rerank import reranker
 
     question = text_of(chosen.words)
@@ -75,23 +76,12 @@ def search(arguments: list[str]) -> int:
         hits = base.search(question, settings.how, settings.limit, filters_of(chosen.options), ranked)
         if chosen.options.json:
             for hit in hits:
-                print_json(plain_hit(hit))
+                print_json(with_source(plain_hit(hit), hit.document))
         else:
             _show_hits(hits, question, chosen.options.full)
             if not hits:
                 print(f"nothing was found in the collection {base.collection}")
     return 0 if hits else 1
-
-
-def plain_hit(hit: Hit) -> dict[str, Any]:
-    """As JSON has it."""
-    return {
-        "score": round(hit.score, 4),
-        "lexical": hit.lexical,
-        "dense": hit.dense,
-        "document": {"id": hit.document.id, "name": hit.document.name, "source": hit.document.source},
-        "passage": plain_chunk(hit.chunk),
-    }
 
 
 def _show_hits(hits: list[Hit], question: str, full: bool) -> None:
@@ -211,6 +201,7 @@ def _answer(
     chosen: Chosen,
 ) -> Reply:
     from tinyseek.knowledge.answer.ask import ask as parts_of
+    from tinyseek.knowledge.plain import plain_reply
 
     own = AnswerSettings.model_validate(settings.model_dump(exclude={"model"}))
     parts = parts_of(base, question, history, model, own, filters)
@@ -218,35 +209,11 @@ def _answer(
         return _Screen().show(parts)
     *_, last = parts
     assert last.reply is not None
-    print_json(plain_reply(last.reply))
+    plain = plain_reply(last.reply)
+    for entry, citation in zip(plain["citations"], last.reply.citations, strict=True):
+        with_source(entry, citation.document)
+    print_json(plain)
     return last.reply
-
-
-def plain_citation(citation: Citation) -> dict[str, Any]:
-    """As JSON has it."""
-    document = citation.document
-    return {
-        "number": citation.number,
-        "document": {"id": document.id, "name": document.name, "source": document.source},
-        "places": [place.plain() for place in citation.places],
-        "quote": citation.quote,
-    }
-
-
-def plain_reply(reply: Reply) -> dict[str, Any]:
-    """As JSON has it."""
-    return {
-        "answer": reply.text,
-        "found": reply.found,
-        "confidence": round(reply.confidence, 3),
-        "citations": [plain_citation(citation) for citation in reply.citations],
-        "dropped_citations": reply.dropped,
-        "follow_ups": reply.follow_ups,
-        "how": reply.how,
-        "searched": reply.question,
-        "note": reply.note,
-        "finish": reply.finish,
-    }
 
 
 class _Screen:

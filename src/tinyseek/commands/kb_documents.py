@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from tinyseek.commands.kb import (
     text_of,
 )
 from tinyseek.errors import UserError
+from tinyseek.knowledge.plain import plain_chunk, plain_document, plain_progress
 
 if TYPE_CHECKING:
     from tinyseek.knowledge.base import KnowledgeBase
@@ -59,7 +59,7 @@ def _bring(base: KnowledgeBase, progress: Iterator[Progress], chosen: Chosen) ->
         for one in progress:
             reading.tell(one)
             if chosen.options.json:
-                print_json(dataclasses.asdict(one))
+                print_json(plain_progress(one))
     if chosen.options.json:
         return 1 if reading.outcomes["failed"] else 0
     print(reading.summary(base.collection))
@@ -95,7 +95,7 @@ def watch(arguments: list[str]) -> int:
         try:
             for one in base.watch(chosen.words[0], stop, say):
                 if chosen.options.json:
-                    print_json(dataclasses.asdict(one))
+                    print_json(plain_progress(one))
                 else:
                     passages = f", {one.chunks:,} passages" if one.outcome in ("added", "changed") else ""
                     why = f" ({one.why})" if one.why else ""
@@ -120,7 +120,7 @@ def list_documents(arguments: list[str]) -> int:
         documents = base.documents(filters_of(chosen.options))
         if chosen.options.json:
             for document in documents:
-                print_json(plain_document(document))
+                print_json(with_source(plain_document(document), document))
             return 0 if documents else 1
         if not documents:
             print(
@@ -167,27 +167,10 @@ def _table(documents: list[StoredDocument]) -> None:
     terminal.console().print(made)
 
 
-def plain_document(document: StoredDocument) -> dict[str, Any]:
-    """As JSON has it."""
-    return dataclasses.asdict(document)
-
-
-def plain_chunk(stored: StoredChunk) -> dict[str, Any]:
-    """As JSON has it."""
-    chunk = stored.chunk
-    return {
-        "id": stored.id,
-        "document": stored.document,
-        "number": stored.number,
-        "kind": chunk.kind,
-        "path": list(chunk.path),
-        "section": chunk.section,
-        "tokens": chunk.tokens,
-        "places": [place.plain() for place in chunk.places],
-        "text": chunk.text,
-        "corrected": chunk.corrected,
-        "original": chunk.original,
-    }
+def with_source(plain: dict[str, Any], document: StoredDocument) -> dict[str, Any]:
+    """What JSON says of a document, or of a passage of it, with its file on this computer."""
+    (plain["document"] if isinstance(plain.get("document"), dict) else plain)["source"] = document.source
+    return plain
 
 
 def show(arguments: list[str]) -> int:
@@ -203,7 +186,8 @@ def show(arguments: list[str]) -> int:
         document = one_document(base, " ".join(chosen.words))
         chunks = [stored for stored in base.chunks_of(document.id) if _on_pages(stored, chosen.options.pages)]
         if chosen.options.json:
-            print_json({**plain_document(document), "passages": [plain_chunk(stored) for stored in chunks]})
+            plain = {**plain_document(document), "chunks": [plain_chunk(stored) for stored in chunks]}
+            print_json(with_source(plain, document))
             return 0
         _tell_document(document)
         shown = chunks if chosen.options.all or chosen.options.pages else chunks[:_CHUNKS_SHOWN]
@@ -315,7 +299,7 @@ def open_page(arguments: list[str]) -> int:
             page = page or next((place.page for place in places if place.page), None)
         page = page or 1
         with Readers(1, base.settings.limits) as readers:
-            picture = page_picture(readers, document, page, places)
+            picture = page_picture(readers.render_page, document, page, places)
         out = Path(chosen.options.out or f"{Path(document.name).stem}-page-{page}.png")
         try:
             out.write_bytes(picture)
@@ -350,7 +334,7 @@ def tag(arguments: list[str]) -> int:
             kept = [one for one in (*document.tags, *more) if one not in away]
             changed = base.set_tags(document.id, list(dict.fromkeys(kept)))
             if chosen.options.json:
-                print_json(plain_document(changed))
+                print_json(with_source(plain_document(changed), changed))
             else:
                 print(f"{changed.name}: {', '.join(changed.tags) or 'no tags'}")
     return 0
@@ -383,7 +367,9 @@ def remove(arguments: list[str]) -> int:
     chosen, _ = parsed(parser, arguments)
     with chosen.open() as base:
         for document in base.remove(chosen.words):
-            print_json(plain_document(document)) if chosen.options.json else print(f"forgot {document.name}")
+            print_json(with_source(plain_document(document), document)) if chosen.options.json else print(
+                f"forgot {document.name}"
+            )
     return 0
 
 

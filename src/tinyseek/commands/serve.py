@@ -7,6 +7,7 @@ import json
 import shlex
 import threading
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -17,6 +18,10 @@ from tinyseek.serve.options import ServeSettings
 from tinyseek.studio.options import StudioSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tinyseek.knowledge.shelf import Shelf
+    from tinyseek.llm.base import ChatModel
     from tinyseek.llm.local import LocalChat
 
 
@@ -42,24 +47,34 @@ def serve(arguments: list[str]) -> int:
     chosen = parser.parse_intermixed_args(arguments)
     from tinyseek.settings import nested
 
-    settings = CommandSettings.read(nested(chosen.settings), "command line")
-    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
-        raise UserError("to serve, install what it needs: pip install 'tinyseek[serve]'")
+    serve_model(chosen.model, CommandSettings.read(nested(chosen.settings), "command line"))
+    return 0
+
+
+def serve_model(where: str, settings: CommandSettings) -> None:
+    """Serve a model of this disk, and what the settings say beside it."""
+    check_installed()
     from tinyseek.serve.server import address_of, listen
 
     with listen(settings) as bound:  # before the model is loaded, which takes longer than to find the port taken
-        chats = _load(chosen.model, settings)
+        chats = _load(where, settings)
         from tinyseek.serve import server
         from tinyseek.serve.app import make_app
 
-        app = make_app(chats[0], settings, chats[1:])
-        page = settings.page and _mount_page(app, chosen.model, chats, settings)
+        shelf = open_shelf(settings, [chat for chat in chats if _talks(chat)]) if settings.kb else None
+        app = make_app(chats[0], settings, chats[1:], shelf)
+        page = settings.page and _mount_page(app, where, chats, settings, shelf)
         _tell(chats, settings, address_of(bound), page)
         if page and settings.browser:  # the socket listens already: what asks too early waits
             threading.Thread(target=webbrowser.open, args=[address_of(bound)], daemon=True).start()
         server.serve(app, settings, bound)
     say("stopped")
-    return 0
+
+
+def check_installed() -> None:
+    """UserError where what a server needs is not installed."""
+    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+        raise UserError("to serve, install what it needs: pip install 'tinyseek[serve]'")
 
 
 def _load(where: str, settings: CommandSettings) -> list[LocalChat]:
@@ -70,9 +85,33 @@ def _load(where: str, settings: CommandSettings) -> list[LocalChat]:
     return open_with_adapters(where, settings.adapters, settings, settings.name, say)
 
 
-def _mount_page(app: object, where: str, chats: list[LocalChat], settings: CommandSettings) -> bool:
+def open_shelf(settings: CommandSettings, models: Sequence[ChatModel]) -> Shelf:
+    """The collections that are to be served, and who writes answers from them.
+
+    Args:
+        models: that are served; settings.kb_model may name another.
+    """
+    from tinyseek.knowledge.shelf import Shelf
+    from tinyseek.llm.base import ChatModel
+    from tinyseek.serve.kb_served import QUOTES
+
+    if settings.kb_model == QUOTES:
+        models = []
+    elif settings.kb_model:
+        models = [ChatModel.open(settings.kb_model, engine=settings), *models]
+    home = Path(settings.kb_home) if settings.kb_home else None
+    return Shelf(home, settings.knowledge, models, settings.access, settings.kb_read_only)
+
+
+def _talks(chat: LocalChat) -> bool:
+    return chat.tokenizer.chat_template is not None
+
+
+def _mount_page(
+    app: object, where: str, chats: list[LocalChat], settings: CommandSettings, shelf: Shelf | None
+) -> bool:
     """Put the chat page at /. False where what it needs is not installed, or no model was taught to chat."""
-    talking = [chat for chat in chats if chat.tokenizer.chat_template is not None]
+    talking = [chat for chat in chats if _talks(chat)]
     if not talking:
         return False
     if importlib.util.find_spec("nicegui") is None:
@@ -88,8 +127,17 @@ def _mount_page(app: object, where: str, chats: list[LocalChat], settings: Comma
     studio = settings.studio
     if not studio.examples:
         studio = studio.model_copy(update={"examples": examples(find_model(where))})
-    mount(app, talking[0], studio, talking[1:])
+    mount(app, talking[0], studio, talking[1:], knowledge=shelf)
     return True
+
+
+def tell_knowledge(settings: CommandSettings, address: str, page: bool) -> None:
+    """Where documents are asked."""
+    if page:
+        print(f"  documents   {address}/kb")
+    print(f"  documents'  {address}/v1/kb, the model name kb, MCP at {address}/mcp")
+    if settings.kb_access:
+        print(f"  (each of {len(settings.kb_access)} keys sees its own collections)")
 
 
 def _tell(chats: list[LocalChat], settings: CommandSettings, address: str, page: bool) -> None:
@@ -108,6 +156,8 @@ def _tell(chats: list[LocalChat], settings: CommandSettings, address: str, page:
         print(f"  chat page   {address}/")
     print(f"  OpenAI API  {address}/v1")
     print(f"  Ollama API  {address}")
+    if settings.kb:
+        tell_knowledge(settings, address, page)
     if not settings.is_local:
         print(
             f"  (from other computers by any name in allowed_hosts, or by this one's address, at port {address.rpartition(':')[2]})"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.documents.blocks import Box, Place
-from tinyseek.knowledge.documents.read import Readers
 from tinyseek.knowledge.index.base import StoredDocument
 
 SCALE = 1.5  # pixels a point
@@ -51,12 +50,16 @@ def marked(picture: bytes, boxes: Sequence[Box], scale: float) -> bytes:
 
 
 def page_picture(
-    readers: Readers, document: StoredDocument, page: int, places: Iterable[Place] = (), scale: float = SCALE
+    render: Callable[[Path, int, float], bytes],
+    document: StoredDocument,
+    page: int,
+    places: Iterable[Place] = (),
+    scale: float = SCALE,
 ) -> bytes:
     """A page of a PDF with a passage marked, as PNG.
 
     Args:
-        readers: whose processes draw it.
+        render: draws a page of a file, in a worker process: `Readers.render_page`.
         page: from 1.
         places: of the passage; those on other pages are left out.
     Raises:
@@ -66,7 +69,7 @@ def page_picture(
         raise UserError(f"{document.name}: only a PDF has pages that can be drawn, and this is {document.kind}")
     file = Path(document.source)
     if not file.is_file():
-        raise UserError(f"{document.name}: its file is gone ({file})")
+        raise UserError(f"{document.name}: its file is gone; add the document anew")
     if not 1 <= page <= (document.pages or 1):
         raise UserError(f"{document.name}: there is no page {page}; it has {document.pages or 1:,}")
-    return marked(readers.render_page(file, page, scale), boxes_on(places, page), scale)
+    return marked(render(file, page, scale), boxes_on(places, page), scale)

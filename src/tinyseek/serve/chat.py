@@ -35,6 +35,8 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 async def answer_chat(served: Served, body: ChatRequest, request: Request) -> Response:
     """The answer to a chat request, whole or as a stream."""
+    if body.search_documents is not None:
+        raise refused("search_documents: this server holds no documents; start it with kb=true", "search_documents")
     served, old, body = served.model(body.model), is_legacy(body), modern(body)
     messages = messages_of(body.messages)
     options = options_of(served, body)

@@ -30,7 +30,8 @@ from tinyseek.serve.metrics import Metrics
 from tinyseek.serve.options import LOOPBACK_NAMES, ServeSettings
 
 COOKIE = "tinyseek_page"
-_API = ("/v1/", "/beta/", "/api/", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json")
+_API = ("/v1/", "/beta/", "/api/", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/mcp")
+_UPLOADS = "/v1/kb/documents"
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:@/\\\[\]]+)(:[0-9]{1,5})?")
 _LINGER_BYTES, _LINGER_SECONDS = 64 << 20, 5.0
 _HEADERS = {
@@ -49,6 +50,7 @@ class Guard:
         self._cookies = [page_cookie(key).encode() for key in settings.api_keys]
         self._rates: dict[bytes, _Rate] = {}
         self._most_bytes = int(settings.max_body_mb * 1e6)
+        self._most_upload = int(max(settings.max_body_mb, settings.kb_upload_mb) * 1e6)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -88,7 +90,8 @@ class Guard:
             else:
                 scope["tinyseek.key"] = self._check_key(scope, headers)
                 self._check_rate(scope)
-                await self._app(scope, self._counted(receive, headers), answer)
+                upload = scope["method"] == "POST" and path == _UPLOADS
+                await self._app(scope, self._counted(receive, headers, upload), answer)
         except ApiError as error:
             if status:
                 raise
@@ -171,7 +174,7 @@ class Guard:
         return Response(
             status_code=204,
             headers={
-                "access-control-allow-methods": "GET, POST, DELETE, HEAD, OPTIONS",
+                "access-control-allow-methods": "GET, POST, PATCH, DELETE, HEAD, OPTIONS",
                 "access-control-allow-headers": headers.get(
                     "access-control-request-headers", "authorization, content-type"
                 ),
@@ -237,10 +240,15 @@ class Guard:
 
     # ---- how much ----
 
-    def _counted(self, receive: Receive, headers: Headers) -> Receive:
-        """`receive` that stops at a body which is too large or too slow, without ever holding it."""
+    def _counted(self, receive: Receive, headers: Headers, upload: bool) -> Receive:
+        """`receive` that stops at a body which is too large or too slow, without ever holding it.
+
+        Args:
+            upload: a file: it may be larger, and take long as long as it comes.
+        """
+        most = self._most_upload if upload else self._most_bytes
         declared = headers.get("content-length", "")
-        too_large = declared.isdecimal() and int(declared[:20]) > self._most_bytes
+        too_large = declared.isdecimal() and int(declared[:20]) > most
         waits = "expect" in headers  # it sends nothing before we ask for it
         seen = 0
         complete = False
@@ -251,9 +259,10 @@ class Guard:
             if complete:
                 return await receive()
             if too_large and waits:
-                raise self._too_large()
+                raise self._too_large(upload)
             loop = asyncio.get_running_loop()
-            deadline = deadline or loop.time() + self._settings.read_seconds
+            if upload or deadline is None:
+                deadline = loop.time() + self._settings.read_seconds
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
@@ -267,18 +276,19 @@ class Guard:
                 raise ClientGoneError()
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if seen > self._most_bytes or too_large:
+            if seen > most or too_large:
                 if not complete:
                     await _discard(receive)
-                raise self._too_large()
+                raise self._too_large(upload)
             return message
 
         return counted
 
-    def _too_large(self) -> ApiError:
+    def _too_large(self, upload: bool) -> ApiError:
+        name, most = ("kb_upload_mb", self._most_upload) if upload else ("max_body_mb", self._most_bytes)
         return ApiError(
             413,
-            f"the request is larger than {self._settings.max_body_mb:g} MB, which is what the server takes (max_body_mb)",
+            f"the request is larger than {most / 1e6:g} MB, which is what the server takes ({name})",
             code="request_too_large",
             headers={"Connection": "close"},
         )

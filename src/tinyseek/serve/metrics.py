@@ -43,9 +43,9 @@ class Metrics:
         """Count how long an answer took."""
         self.answer_seconds += 0.1 * (seconds - self.answer_seconds)
 
-    def text(self, stats: Stats) -> str:
-        """Everything, the engine's figures included."""
-        return "\n".join([*self._server(), *_engine(stats), ""])
+    def text(self, stats: Stats | None) -> str:
+        """Everything, the engine's figures included; None where there is no engine."""
+        return "\n".join([*self._server(), *(_engine(stats) if stats is not None else ()), ""])
 
     def _server(self) -> Iterator[str]:
         yield from _family("requests_total", "counter", "HTTP requests by path and status")

@@ -12,6 +12,8 @@ from fastapi import APIRouter, Request, Response
 from tinyseek.serve.chat import answer_chat, messages_of, thinking_of
 from tinyseek.serve.completions import answer_completion, many_of
 from tinyseek.serve.errors import ApiError, json_response, refused
+from tinyseek.serve.kb_routes import answer_any, kb_models
+from tinyseek.serve.kb_served import ServedKnowledge
 from tinyseek.serve.replies import (
     ERRORS,
     ChatReply,
@@ -37,24 +39,32 @@ from tinyseek.text.chat import encode_prompt
 _STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-def routes(served: Served) -> APIRouter:
-    """Every route below /v1 but /v1/responses; DeepSeek's /beta; vLLM's /tokenize and its kin."""
+def routes(served: Served, knowledge: ServedKnowledge | None = None) -> APIRouter:
+    """Every route below /v1 but /v1/responses; DeepSeek's /beta; vLLM's /tokenize and its kin.
+
+    Args:
+        knowledge: documents that are a model of their own, too.
+    """
     router = APIRouter(route_class=JsonRoute, responses=ERRORS)
 
     @router.get("/v1/models", responses={200: {"model": ModelList}})
-    async def models() -> Response:
-        """The models: a base, and adapters over it."""
-        return json_response(ModelList(object="list", data=[_model(one) for one in served.models.values()]))
+    async def models(request: Request) -> Response:
+        """The models: a base, adapters over it, and the collections of documents that this key sees."""
+        own = [_model(one) for one in served.models.values()]
+        return json_response(ModelList(object="list", data=[*own, *await kb_models(knowledge, request)]))
 
     @router.get("/v1/models/{name:path}", responses={200: {"model": Model}})
-    async def model(name: str) -> Response:
+    async def model(name: str, request: Request) -> Response:
         """One model."""
-        return json_response(_model(served.model(name)))
+        asked = next((one for one in await kb_models(knowledge, request) if one["id"] == name), None)
+        return json_response(asked or _model(served.model(name)))
 
     @router.post("/beta/chat/completions", include_in_schema=False)
     @router.post("/v1/chat/completions", responses={200: {"model": ChatReply, "content": _STREAMED}})
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation."""
+        if knowledge is not None:
+            return await answer_any(knowledge, body, request, served)
         return await answer_chat(served, body, request)
 
     @router.post("/beta/completions", include_in_schema=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from tinyseek.engine.options import EngineSettings
-from tinyseek.settings import Settings
+from tinyseek.knowledge.answer.options import AnswerSettings
+from tinyseek.knowledge.options import KnowledgeSettings
+from tinyseek.settings import Settings, read_yaml
 
 KEY_VARIABLE = "TINYSEEK_API_KEY"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -87,7 +90,13 @@ class DoorSettings(Settings):
     @property
     def api_keys(self) -> list[str]:
         """Every key that opens the server; none where it is open."""
-        return [self.api_key] if isinstance(self.api_key, str) and self.api_key else list(self.api_key)
+        own = [self.api_key] if isinstance(self.api_key, str) and self.api_key else list(self.api_key)
+        return [*own, *(key for key in self.more_keys if key not in own)]
+
+    @property
+    def more_keys(self) -> list[str]:
+        """Keys that are said elsewhere."""
+        return []
 
     @property
     def is_local(self) -> bool:
@@ -99,5 +108,49 @@ class DoorSettings(Settings):
             return name in LOOPBACK_NAMES
 
 
-class ServeSettings(EngineSettings, DoorSettings):
+class KnowledgeDoorSettings(DoorSettings):
+    """Which documents are asked over HTTP and MCP, by whom, and how."""
+
+    kb: bool = Field(
+        False, description="serve the knowledge base too: /v1/kb, the model name kb, MCP at /mcp, the page at /kb"
+    )
+    kb_home: str = Field("", description="folder of its collections; if none, TINYSEEK_HOME/knowledge")
+    kb_access: dict[str, list[str]] = Field(
+        {},
+        description="the collections that each API key sees, * for all, as a YAML file (kb_access=keys.yaml) of lines "
+        "KEY: [notes, reports]; these keys open the server beside api_key, whose own see none then. If none, all see all",
+    )
+    kb_read_only: bool = Field(
+        False, description="answer questions only: nothing is added, changed or removed over HTTP or MCP"
+    )
+    kb_model: str = Field(
+        "",
+        description="who writes its answers: ollama:NAME, deepseek, http://host:port, another model's folder; quotes for the "
+        "documents' own sentences; if none, the model that is served",
+    )
+    kb_upload_mb: float = Field(100.0, gt=0, le=4096, description="megabytes of one upload; larger ones are refused")
+    kb_threads: int = Field(16, ge=1, le=256, description="questions and uploads that are worked on at once; more wait")
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    answers: AnswerSettings = AnswerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _access_of_a_file(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("kb_access"), str):
+            values = {**values, "kb_access": read_yaml(Path(values["kb_access"]).expanduser())}
+        return values
+
+    @property
+    def more_keys(self) -> list[str]:
+        return list(self.kb_access)
+
+    @property
+    def access(self) -> dict[bytes, list[str]] | None:
+        """The collections of each key; None where every key has all."""
+        if not self.kb_access:
+            return None
+        return {key.encode(): self.kb_access.get(key, []) for key in self.api_keys}
+
+
+class ServeSettings(EngineSettings, KnowledgeDoorSettings):
     """All of the server's settings, and how the model runs."""

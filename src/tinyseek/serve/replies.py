@@ -85,6 +85,8 @@ class MessageReply(TypedDict):
     refusal: None
     tool_calls: NotRequired[list[CallReply]]
     function_call: NotRequired[CalledFunction]  # for those who asked in the old form
+    annotations: NotRequired[list[dict[str, Any]]]  # of documents that it cites: url_citation
+    citations: NotRequired[list[dict[str, Any]]]  # the same, with places and quotes
 
 
 class Delta(TypedDict):
@@ -93,6 +95,8 @@ class Delta(TypedDict):
     reasoning_content: str | None
     tool_calls: NotRequired[list[CallReply]]
     function_call: NotRequired[CalledFunction]
+    annotations: NotRequired[list[dict[str, Any]]]
+    citations: NotRequired[list[dict[str, Any]]]
 
 
 class ChatChoice(TypedDict):

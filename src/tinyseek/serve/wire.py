@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tinyseek.knowledge.index.base import Filters
 from tinyseek.serve.errors import refused
 
 MOST_TOKENS = 1 << 20  # a max_tokens beyond it is a mistake; one beyond the context is only generous
@@ -163,6 +164,23 @@ class Tool(Wire):
     function: Function
 
 
+class DocumentSearch(Wire):
+    """A tool that the server calls itself: {"type": "search_documents", "collection": "notes"}, or OpenAI's file_search."""
+
+    type: Literal["search_documents", "file_search"] = "search_documents"
+    collection: str | None = Field(None, min_length=1, max_length=64)
+    vector_store_ids: list[str] | None = Field(
+        None, min_length=1, max_length=1, description="another name of the collection"
+    )
+    max_num_results: int | None = Field(None, ge=1, le=50)
+    names: list[str] = Field([], max_length=100, description="patterns of documents' names")
+    tags: list[str] = Field([], max_length=100)
+
+    def filters(self) -> Filters:
+        """Where it looks."""
+        return Filters(names=tuple(self.names), tags=tuple(self.tags))
+
+
 class StreamOptions(Wire):
     include_usage: bool | None = None
 
@@ -224,6 +242,9 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Tool] | None = Field(None, max_length=128)
+    search_documents: DocumentSearch | None = Field(
+        None, description="let the model search a collection of the knowledge base; may stand among the tools as well"
+    )
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Function] | None = Field(None, max_length=128, description="the old form of tools")
@@ -234,6 +255,22 @@ class ChatRequest(Sampling):
         None, description="none and minimal: answer at once; anything else: think first"
     )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="thinking or enable_thinking: true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_tool(cls, values: Any) -> Any:
+        """The tool that the server calls itself, out of the list of the client's."""
+        tools = values.get("tools") if isinstance(values, dict) else None
+        if not isinstance(tools, list) or values.get("search_documents") is not None:
+            return values
+        kinds = ("search_documents", "file_search")
+        own = [tool for tool in tools if isinstance(tool, dict) and tool.get("type") in kinds]
+        if not own:
+            return values
+        if len(own) > 1:
+            raise ValueError("documents can be searched in one collection at a time")
+        rest = [tool for tool in tools if tool is not own[0]]
+        return {**values, "tools": rest or None, "search_documents": own[0]}
 
 
 class CompletionRequest(Sampling):

@@ -61,9 +61,10 @@ def parse(file: Path, limits: Limits) -> Document:
     declared = _CHARSET.search(data[:4096])
     decoded = decode(data, declared[1].decode("ascii") if declared else "")
     outline = Outline(limits)
-    root = tree(decoded.text)
+    root, deep = tree(decoded.text)
     if root is None:
         return Document((), "html", notes=decoded.notes)
+    too_deep = ("its elements are nested more than 2,048 deep; what comes after was not read",) if deep else ()
     meta = _meta(root)
     _Reader(outline, limits.depth).page(root)
     return Document(
@@ -73,21 +74,26 @@ def parse(file: Path, limits: Limits) -> Document:
         meta.get("author", ""),
         meta.get("date", ""),
         language=language_of(" ".join(block.text[:500] for block in outline.blocks[:50])),
-        notes=decoded.notes,
+        notes=(*decoded.notes, *too_deep),
     )
 
 
-def tree(text: str) -> etree._Element | None:
-    """The elements of HTML as a browser would see them, whatever is wrong with it; None if there are none."""
+def tree(text: str) -> tuple[etree._Element | None, bool]:
+    """The elements of HTML as a browser would see them, whatever is wrong with it; None if there are none.
+
+    Returns:
+        Its root, and whether it is nested so deeply (2,048 elements) that the rest was not read.
+    """
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
     if not text.strip():
-        return None
-    parser = etree.HTMLParser(remove_comments=True, remove_pis=True, no_network=True, huge_tree=False)
+        return None, False
+    # Without `huge_tree` all text from the 257th level on would be lost in silence.
+    parser = etree.HTMLParser(remove_comments=True, remove_pis=True, no_network=True, huge_tree=True)
     try:
         root: etree._Element | None = etree.fromstring(text, parser)
     except (etree.XMLSyntaxError, ValueError):
-        return None
-    return root
+        return None, False
+    return root, any("Excessive depth" in entry.message for entry in parser.error_log)
 
 
 def blocks_of(text: str, outline: Outline, depth: int, place: Place | None = None) -> None:
@@ -97,7 +103,7 @@ def blocks_of(text: str, outline: Outline, depth: int, place: Place | None = Non
         depth: of elements; what is nested deeper is read as text.
         place: where all of it stands.
     """
-    root = tree(text)
+    root, _ = tree(text)
     if root is not None:
         reader = _Reader(outline, depth, place)
         reader.block(root, 0)
@@ -106,7 +112,7 @@ def blocks_of(text: str, outline: Outline, depth: int, place: Place | None = Non
 
 def length(text: str) -> int:
     """How many characters a piece of HTML shows."""
-    root = tree(text)
+    root, _ = tree(text)
     return _length(root) if root is not None else 0
 
 

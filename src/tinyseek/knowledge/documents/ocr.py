@@ -92,7 +92,8 @@ def _with_blanks(
     if line.size == 0 or text.isspace() or float(line.max() - line.min()) < 40:
         return text
     paper = float(np.median(line))
-    ink = (np.abs(line - paper) > 0.35 * max(float(line.max()) - paper, paper - float(line.min()))).any(axis=0)
+    contrast = max(float(line.max()) - paper, paper - float(line.min()))
+    ink: NDArray[np.bool_] = np.any(np.abs(line - paper) > 0.35 * contrast, axis=0)
     blank: set[int] = set()
     for start, end in _runs(~ink):
         if start > 0 and end < len(ink) and end - start >= _BLANK * (bottom - top):

@@ -224,9 +224,9 @@ def _words(handle: ctypes.c_void_p, frame: Frame, fonts: Fonts, page: Page) -> N
         x0, low, x1, high = first.left, first.bottom, first.right, first.top
         if end - start > 1:
             _box_of(address, end - 1, to_last)
-            if angle == 0 and last.left < x0 and last.right < x1:
+            if angle == 90 * frame.turned and last.left < x0 and last.right < x1:
                 # The word goes on at the beginning of another line: pdfium saw no blank between them.
-                words.extend(_torn(address, text, start, end, frame, style))
+                words.extend(_torn(address, text, start, end, frame, style, angle))
                 continue
             x0, x1 = (x0 if x0 < last.left else last.left), (x1 if x1 > last.right else last.right)
             low, high = (low if low < last.bottom else last.bottom), (high if high > last.top else last.top)
@@ -239,13 +239,19 @@ def _words(handle: ctypes.c_void_p, frame: Frame, fonts: Fonts, page: Page) -> N
             words.append(Word(said, x0 + left, top - high, x1 + left, top - low, style, angle))
         else:
             words.append(Word(said, *frame.shown(x0, low, x1, high), style, angle))
+    page.words = [word for word in words if _on(page, word)]
+
+
+def _on(page: Page, word: Word) -> bool:
+    """Whether a word's middle is on the page, and not cut away."""
+    return 0 <= word.x0 + word.x1 <= 2 * page.width and 0 <= word.top + word.bottom <= 2 * page.height
 
 
 def _address(handle: Any) -> int:
     return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
-def _torn(address: int, text: str, start: int, end: int, frame: Frame, style: Style) -> Iterator[Word]:
+def _torn(address: int, text: str, start: int, end: int, frame: Frame, style: Style, angle: int) -> Iterator[Word]:
     """A run of characters as several words, one for each line that it stands on."""
     box = pdfium.FS_RECTF()
     said = ""
@@ -253,7 +259,7 @@ def _torn(address: int, text: str, start: int, end: int, frame: Frame, style: St
     for index in range(start, end):
         _box_of(address, index, ctypes.addressof(box))
         if whole and box.left < whole[2] - style.size - 1:
-            yield Word(_read(said), *frame.shown(*whole), style)
+            yield Word(_read(said), *frame.shown(*whole), style, angle)
             said, whole = "", []
         said += text[index]
         here = [box.left, box.bottom, box.right, box.top]
@@ -263,7 +269,7 @@ def _torn(address: int, text: str, start: int, end: int, frame: Frame, style: St
             else here
         )
     if said:
-        yield Word(_read(said), *frame.shown(*whole), style)
+        yield Word(_read(said), *frame.shown(*whole), style, angle)
 
 
 def _read(said: str) -> str:

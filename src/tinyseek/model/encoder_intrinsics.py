@@ -22,7 +22,9 @@ TILE = 6  # rows: 12 sums of AVX-512 and what they are made of fill its 32 regis
 cgutils: Any = numba_cgutils  # untyped
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FAST = ("reassoc", "contract", "nsz")
-EXP2 = tuple(math.log(2) ** n / math.factorial(n) for n in range(6, -1, -1))  # the series of 2^r, highest power first
+# Highest power first: the series of 2^r, and what 1 / erfc is the sixteenth power of.
+_EXP2 = tuple(math.log(2) ** n / math.factorial(n) for n in range(6, -1, -1))
+_ERFC = (4.30638e-5, 2.765672e-4, 1.520143e-4, 9.2705272e-3, 0.0422820123, 0.0705230784, 1.0)
 
 
 def _lanes() -> int:
@@ -57,19 +59,31 @@ def to_bytes(typing: Any, x_RQ: Any, row: Any, column: Any, codes_NQ: Any, to_ro
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         x = _load(b, _at(context, b, signature, arguments, 0, *arguments[1:3]), _GROUP_F)
-        magnitude = b.call(_function(b, f"llvm.fabs.v{GROUP}f32", _GROUP_F, _GROUP_F), [x])
-        greatest = b.call(
-            _function(b, f"llvm.vector.reduce.fmax.v{GROUP}f32", _F32, _GROUP_F), [magnitude], fastmath=("nnan",)
-        )
-        none = b.fcmp_ordered("==", greatest, ir.Constant(_F32, 0.0))
-        inverse = b.select(none, ir.Constant(_F32, 0.0), b.fdiv(ir.Constant(_F32, 127.0), greatest))
-        whole = b.call(
-            _function(b, f"llvm.rint.v{GROUP}f32", _GROUP_F, _GROUP_F), [b.fmul(x, _splat(b, inverse, _GROUP_F))]
-        )
-        codes = b.add(b.fptosi(whole, _GROUP_I), ir.Constant(_GROUP_I, [128] * GROUP))
-        place = _at(context, b, signature, arguments, 3, *arguments[4:6])
-        b.store(b.trunc(codes, _GROUP_B), b.bitcast(place, ir.PointerType(_GROUP_B)), align=1)
-        return b.fmul(greatest, ir.Constant(_F32, 1 / 127))
+        return _to_bytes(b, x, _at(context, b, signature, arguments, 3, *arguments[4:6]))
+
+    at = numba.int64
+    return numba.float32(x_RQ, at, at, codes_NQ, at, at), generate
+
+
+@intrinsic
+def gelu_to_bytes(typing: Any, x_RQ: Any, row: Any, column: Any, codes_NQ: Any, to_row: Any, to_column: Any) -> Any:
+    """`to_bytes` of x times the normal distribution up to x, within 4e-7: erfc(z) = (1 + a1 z + ... + a6 z^6)^-16.
+
+    Source: Abramowitz and Stegun 7.1.28.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        x = _load(b, _at(context, b, signature, arguments, 0, *arguments[1:3]), _GROUP_F)
+        magnitude = _magnitude(b, x)
+        z = b.fmul(magnitude, _all(2**-0.5))
+        series = _all(_ERFC[0])
+        for coefficient in _ERFC[1:]:
+            series = b.fadd(b.fmul(series, z, flags=_FAST), _all(coefficient), flags=_FAST)
+        for _ in range(4):
+            series = b.fmul(series, series)
+        tail = b.fdiv(b.fmul(magnitude, _all(0.5)), series)  # where x is so large that the power is infinite: 0
+        gelu = b.fsub(b.fmul(b.fadd(x, magnitude), _all(0.5)), tail, flags=_FAST)
+        return _to_bytes(b, gelu, _at(context, b, signature, arguments, 3, *arguments[4:6]))
 
     at = numba.int64
     return numba.float32(x_RQ, at, at, codes_NQ, at, at), generate
@@ -84,12 +98,13 @@ def dots(
     w_PGW: Any,
     start_PGW: Any,
     scale_PGW: Any,
+    bias_P: Any,
     panel: Any,
     out_RQ: Any,
     to_row: Any,
     to_column: Any,
 ) -> Any:
-    """TILE rows of bytes times a panel of 32 outputs' weights: float32 [TILE, 32], written to out.
+    """TILE rows of bytes times a panel of 32 outputs' weights, and these outputs' bias: float32 [TILE, 32], written to out.
 
     Over groups: row's scale * output's scale * (start + codes . weights), where start = -128 * (sum of the group's weights) takes
     the codes' shift back. Sums of bytes are exact; a group's go to float32 once. Scales are applied by the units that multiply
@@ -102,7 +117,7 @@ def dots(
     """
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        row, panel = arguments[2], arguments[6]
+        row, panel = arguments[2], arguments[7]
         zero, four = ir.Constant(_I64, 0), 4 * GROUP
         codes, scales = (
             [_at(context, b, signature, arguments, array, _plus(b, row, t), zero) for t in range(TILE)]
@@ -110,9 +125,11 @@ def dots(
         )
         weights, starts, out_scales = (_at(context, b, signature, arguments, array, panel) for array in (3, 4, 5))
         groups = _shape(context, b, signature, arguments, 1)[1]
+        bias = _at(context, b, signature, arguments, 6, b.mul(panel, ir.Constant(_I64, GROUP)))
         sums = [[cgutils.alloca_once(b, _FLOATS_V) for _ in _COLUMNS] for _ in range(TILE)]
-        for total in (total for row_sums in sums for total in row_sums):
-            b.store(ir.Constant(_FLOATS_V, [0.0] * _WIDE), total)
+        for row_sums in sums:
+            for c, total in zip(_COLUMNS, row_sums, strict=True):
+                b.store(_load(b, b.gep(bias, [ir.Constant(_I64, c)]), _FLOATS_V), total)
         dot = _function(b, f"llvm.x86.avx512.vpdpbusd.{32 * _WIDE}", _WHOLE_V, _WHOLE_V, _WHOLE_V, _WHOLE_V)
         with cgutils.for_range(b, groups, intp=_I64) as loop:
             first_code = b.mul(loop.index, ir.Constant(_I64, GROUP))
@@ -132,11 +149,11 @@ def dots(
                 for total, w, factor in zip(sums[t], whole[t], factors, strict=True):
                     product = b.fmul(b.sitofp(w, _FLOATS_V), b.fmul(factor, scale), flags=_FAST)
                     b.store(b.fadd(b.load(total), product, flags=_FAST), total)
-        _put(context, b, signature, arguments, 7, sums)
+        _put(context, b, signature, arguments, 8, sums)
         return context.get_dummy_value()
 
     at = numba.int64
-    return numba.void(codes_NQ, scale_NG, at, w_PGW, start_PGW, scale_PGW, at, out_RQ, at, at), generate
+    return numba.void(codes_NQ, scale_NG, at, w_PGW, start_PGW, scale_PGW, bias_P, at, out_RQ, at, at), generate
 
 
 @intrinsic
@@ -206,8 +223,8 @@ def soften(typing: Any, x_RQ: Any, row: Any, count: Any) -> Any:
             x = b.select(b.fcmp_ordered(">", x, least), x, least)
             whole = b.call(rint, [x])
             rest = b.fsub(x, whole)
-            series = ir.Constant(_FLOATS_V, [EXP2[0]] * _WIDE)
-            for coefficient in EXP2[1:]:
+            series = ir.Constant(_FLOATS_V, [_EXP2[0]] * _WIDE)
+            for coefficient in _EXP2[1:]:
                 product = b.fmul(series, rest, flags=_FAST)
                 series = b.fadd(product, ir.Constant(_FLOATS_V, [coefficient] * _WIDE), flags=_FAST)
             biased = b.add(b.fptosi(whole, _WHOLE_V), ir.Constant(_WHOLE_V, [127] * _WIDE))
@@ -220,6 +237,28 @@ def soften(typing: Any, x_RQ: Any, row: Any, count: Any) -> Any:
 
     at = numba.int64
     return numba.float32(x_RQ, at, at), generate
+
+
+def _to_bytes(builder: Any, x: Any, place: Any) -> Any:
+    """Write a group's codes, and give its scale."""
+    reduce = _function(builder, f"llvm.vector.reduce.fmax.v{GROUP}f32", _F32, _GROUP_F)
+    greatest = builder.call(reduce, [_magnitude(builder, x)], fastmath=("nnan",))
+    none = builder.fcmp_ordered("==", greatest, ir.Constant(_F32, 0.0))
+    inverse = builder.select(none, ir.Constant(_F32, 0.0), builder.fdiv(ir.Constant(_F32, 127.0), greatest))
+    rint = _function(builder, f"llvm.rint.v{GROUP}f32", _GROUP_F, _GROUP_F)
+    whole = builder.call(rint, [builder.fmul(x, _splat(builder, inverse, _GROUP_F))])
+    codes = builder.add(builder.fptosi(whole, _GROUP_I), ir.Constant(_GROUP_I, [128] * GROUP))
+    builder.store(builder.trunc(codes, _GROUP_B), builder.bitcast(place, ir.PointerType(_GROUP_B)), align=1)
+    return builder.fmul(greatest, ir.Constant(_F32, 1 / 127))
+
+
+def _magnitude(builder: Any, x: Any) -> Any:
+    return builder.call(_function(builder, f"llvm.fabs.v{GROUP}f32", _GROUP_F, _GROUP_F), [x])
+
+
+def _all(number: float) -> Any:
+    """A group of one constant."""
+    return ir.Constant(_GROUP_F, [number] * GROUP)
 
 
 def _function(builder: Any, name: str, result: Any, *kinds: Any) -> Any:

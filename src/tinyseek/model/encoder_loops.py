@@ -7,9 +7,10 @@ with a scale for each 32 (llama.cpp's Q8_0), weights bytes made from Q4_0 withou
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -28,82 +29,90 @@ if PARALLEL:
     settings: Any = numba.config  # its settings are made at run time, unseen by type checkers
     settings.THREADING_LAYER = "omp"
 
+
+def _forget_stale() -> None:
+    """Delete compiled loops older than either file: numba looks at a loop's own file alone, not at what it calls."""
+    here = Path(__file__).parent
+    newest = max((here / f"encoder_{name}.py").stat().st_mtime for name in ("intrinsics", "loops"))
+    for kept in (here / "__pycache__").glob("encoder_loops.*.nbi"):
+        with contextlib.suppress(OSError):  # another process has done so
+            if kept.stat().st_mtime < newest:
+                kept.unlink()
+
+
+_forget_stale()
+
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 compiled = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 parallel = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", parallel=PARALLEL)
 
-BLOCK = (
-    240  # tokens at most that are carried through a layer together: their bytes and a matrix fit a core's cache of 2 MB
-)
-_ONE, _HALF, _NEVER = np.float32(1), np.float32(0.5), np.float32(-1e30)
-_LOG2_E = np.float32(1.4426950408889634)
-_ERF = (
-    4.30638e-5,
-    2.765672e-4,
-    1.520143e-4,
-    9.2705272e-3,
-    0.0422820123,
-    0.0705230784,
-    1.0,
-)  # Abramowitz and Stegun 7.1.28
+BLOCK = 240  # tokens at most that are carried through a layer together: their bytes and a matrix fit into 2 MB
+_ONE, _NEVER = np.float32(1), np.float32(-1e30)
 
-Matrix = tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float32]]  # weights, starts, scales: see `dots`
+# What queries' weights are multiplied with beforehand: scores are then ready for a softmax in powers of two.
+QUERY_FACTOR = float(np.log2(np.e) / np.sqrt(GROUP))
 
 
-@dataclass(frozen=True)
-class Weights:
-    """An encoder's weights as the loops want them, L layers, heads of 32 numbers.
+class Matrix(NamedTuple):
+    """Matrices of all layers, each a bias and panels of 32 outputs in the order in which `dots` reads them.
 
     Attributes:
-        table: the words' vectors as they lie in the file, uint8 [V, D / 32, 18] (Q4_0).
-        positions_TD: float32, what else is added: the kind of text with it. Norms float32 [2, D]: scale and shift.
+        codes_LPGW: int8, W = 1024; start_LPGO, scale_LPGO: int32 and float32, O = 32.
+        bias_LQ: float32.
     """
 
-    table_VGB: NDArray[np.uint8]
-    positions_TD: NDArray[np.float32]
-    embedding_norm_2D: NDArray[np.float32]
+    codes_LPGW: Array
+    start_LPGO: Array
+    scale_LPGO: Array
+    bias_LQ: Array
+
+
+class Weights(NamedTuple):
+    """An encoder's weights as the loops want them: L layers, heads of 32 numbers.
+
+    Attributes:
+        table_VGB: the words' vectors as they lie in a file of Q4_0: uint8 [V, D / 32, 18].
+        positions_TD: float32, what else is added: the kind of text with it.
+        norm_2D, out_norm_L2D, down_norm_L2D: float32, each norm's scale and shift.
+        qkv: queries' heads, then keys', then values'; queries times QUERY_FACTOR.
+    """
+
+    table_VGB: Array
+    positions_TD: Array
+    norm_2D: Array
     qkv: Matrix
-    qkv_bias_LP: NDArray[np.float32]
     out: Matrix
-    out_bias_LD: NDArray[np.float32]
-    out_norm_L2D: NDArray[np.float32]
+    out_norm_L2D: Array
     up: Matrix
-    up_bias_LI: NDArray[np.float32]
     down: Matrix
-    down_bias_LD: NDArray[np.float32]
-    down_norm_L2D: NDArray[np.float32]
-    eps: float
+    down_norm_L2D: Array
+    eps: Any
 
 
-def panels(codes_PQ: NDArray[np.int8], scale_PG: NDArray[np.float32]) -> Matrix:
-    """A matrix in the order in which `dots` reads it.
+def matrix(codes_LQR: NDArray[np.int8], scale_LQG: NDArray[np.float32], bias_LQ: NDArray[np.float32]) -> Matrix:
+    """Bring matrices [Q outputs, R inputs] into the order in which they are read.
 
     Args:
-        codes_PQ: the weights divided by their scales; scale_PG: of each 32 inputs.
+        codes_LQR: the weights divided by their scales; scale_LQG: of each 32 inputs.
     """
-    outputs, groups = scale_PG.shape
-    codes = codes_PQ.reshape(outputs // GROUP, GROUP, groups, GROUP)
-    sums = codes.sum(-1, dtype=np.int32).transpose(0, 2, 1)
-    packed = codes.reshape(outputs // GROUP, GROUP, groups, GROUP // 4, 4).transpose(0, 2, 3, 1, 4)
-    return (
-        np.ascontiguousarray(packed).reshape(outputs // GROUP, groups, GROUP * GROUP),
-        np.ascontiguousarray(-128 * sums),
-        np.ascontiguousarray(scale_PG.reshape(outputs // GROUP, GROUP, groups).transpose(0, 2, 1)),
+    layers, outputs, groups = scale_LQG.shape
+    codes = codes_LQR.reshape(layers, outputs // GROUP, GROUP, groups, GROUP)
+    start = -128 * codes.sum(-1, dtype=np.int32).swapaxes(2, 3)
+    packed = codes.reshape(*codes.shape[:-1], GROUP // 4, 4).transpose(0, 1, 3, 4, 2, 5)
+    scale = scale_LQG.reshape(*codes.shape[:-1]).swapaxes(2, 3)
+    return Matrix(
+        np.ascontiguousarray(packed).reshape(layers, outputs // GROUP, groups, GROUP * GROUP),
+        np.ascontiguousarray(start),
+        np.ascontiguousarray(scale),
+        np.ascontiguousarray(bias_LQ),
     )
 
 
 @compiled
-def _gelu(x: Any) -> Any:
-    """x times the normal distribution up to x, within 4e-7: erfc(z) = (1 + a1 z + ... + a6 z^6)^-16."""
-    z = abs(x) * np.float32(0.7071067811865476)
-    series = np.float32(_ERF[0])
-    for i in range(1, 7):
-        series = series * z + np.float32(_ERF[i])
-    tail = series * series
-    tail *= tail
-    tail *= tail
-    tail *= tail
-    return _HALF * (x + abs(x) - abs(x) / tail)
+def _of(stack: Any, layer: int) -> Any:
+    """One layer's matrix: codes, starts, scales, bias."""
+    codes_LPGW, start_LPGO, scale_LPGO, bias_LQ = stack
+    return codes_LPGW[layer], start_LPGO[layer], scale_LPGO[layer], bias_LQ[layer]
 
 
 @compiled
@@ -137,34 +146,23 @@ def _normed(x_D: Array, norm_2D: Array, eps: Any) -> None:
 
 @compiled
 def _project(
-    first: int,
-    last: int,
-    codes_ND: Array,
-    scale_NG: Array,
-    matrix: Any,
-    bias_P: Array,
-    q_HNK: Array,
-    k_HKN: Array,
-    v_HNK: Array,
+    first: int, last: int, codes_ND: Array, scale_NG: Array, qkv: Any, q_HNK: Array, k_HKN: Array, v_HNK: Array
 ) -> None:
     """Queries, keys and values: a panel of weights is a head of one of them. Keys are written as columns, for `floats`."""
+    codes, start, scale, bias = qkv
     heads = q_HNK.shape[0]
     tile = np.empty((TILE, GROUP), np.float32)
-    scale = np.float32(1 / np.sqrt(GROUP)) * _LOG2_E  # softmax in powers of two
-    for panel in range(3 * heads):
-        head, bias = panel % heads, bias_P[GROUP * panel : GROUP * panel + GROUP]
+    for head in range(heads):
+        q_NK, k_KN, v_NK = q_HNK[head], k_HKN[head], v_HNK[head]
         for n in range(first, last, TILE):
-            wide.dots(codes_ND, scale_NG, n, matrix[0], matrix[1], matrix[2], panel, tile, 0, 0)
-            for t in range(TILE):
-                if panel < heads:
-                    for i in range(GROUP):
-                        q_HNK[head, n + t, i] = (tile[t, i] + bias[i]) * scale
-                elif panel < 2 * heads:
-                    for i in range(GROUP):
-                        k_HKN[head, i, n + t] = tile[t, i] + bias[i]
-                else:
-                    for i in range(GROUP):
-                        v_HNK[head, n + t, i] = tile[t, i] + bias[i]
+            wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, head, q_NK, n, 0)
+        for n in range(first, last, TILE):
+            wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, heads + head, tile, 0, 0)
+            for i in range(GROUP):
+                for t in range(TILE):
+                    k_KN[i, n + t] = tile[t, i]
+        for n in range(first, last, TILE):
+            wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, 2 * heads + head, v_NK, n, 0)
 
 
 @compiled
@@ -180,67 +178,63 @@ def _attend(
     scale_NG: Array,
 ) -> None:
     """What the tokens `first` to `last` see of their own texts, as bytes. Text s is the tokens starts[s] to starts[s + 1]."""
-    weights, tile = np.empty((TILE, longest + GROUP), np.float32), np.empty((TILE, GROUP), np.float32)
-    inverse = np.empty(TILE, np.float32)
-    text = np.searchsorted(starts_S, first, side="right") - 1
-    while text < starts_S.shape[0] - 1 and starts_S[text] < last:
-        begin, length = starts_S[text], starts_S[text + 1] - starts_S[text]
-        whole = -(-length // GROUP) * GROUP
-        own_first, own_last = max(first, begin), min(last, begin + length)
-        for head in range(q_HNK.shape[0]):
-            for n in range(own_first, own_last, TILE):
-                rows = min(TILE, own_last - n)
+    seen, tile = np.empty((TILE, longest + GROUP), np.float32), np.empty((TILE, GROUP), np.float32)
+    for head in range(q_HNK.shape[0]):
+        q_NK, k_KN, v_NK = q_HNK[head], k_HKN[head], v_HNK[head]
+        text = np.searchsorted(starts_S, first, side="right") - 1
+        while text < starts_S.shape[0] - 1 and starts_S[text] < last:
+            begin, length = starts_S[text], starts_S[text + 1] - starts_S[text]
+            whole = (length + GROUP - 1) // GROUP * GROUP
+            own_last = min(last, begin + length)
+            for n in range(max(first, begin), own_last, TILE):
                 for key in range(0, length, GROUP):
-                    wide.floats(q_HNK[head], n, GROUP, k_HKN[head], 0, begin + key, weights, 0, key)
+                    wide.floats(q_NK, n, GROUP, k_KN, 0, begin + key, seen, 0, key)
+                rows = min(TILE, own_last - n)
                 for t in range(rows):
-                    weights[t, length:whole] = _NEVER
-                    inverse[t] = _ONE / wide.soften(weights, t, whole)
-                wide.floats(weights, 0, length, v_HNK[head], begin, 0, tile, 0, 0)
+                    for key in range(length, whole):
+                        seen[t, key] = _NEVER
+                    scale_NG[n + t, head] = _ONE / wide.soften(seen, t, whole)
+                wide.floats(seen, 0, length, v_NK, begin, 0, tile, 0, 0)
                 for t in range(rows):
-                    scale_NG[n + t, head] = wide.to_bytes(tile, t, 0, codes_ND, n + t, GROUP * head) * inverse[t]
-        text += 1
+                    scale_NG[n + t, head] *= wide.to_bytes(tile, t, 0, codes_ND, n + t, GROUP * head)
+            text += 1
 
 
 @compiled
 def _settle(
-    first: int,
-    last: int,
-    y_ND: Array,
-    bias_D: Array,
-    norm_2D: Array,
-    eps: Any,
-    x_ND: Array,
-    codes_ND: Array,
-    scale_NG: Array,
+    first: int, last: int, y_ND: Array, norm_2D: Array, eps: Any, x_ND: Array, codes_ND: Array, scale_NG: Array
 ) -> None:
-    """x = norm(x + y + bias), and the same as bytes."""
+    """x = norm(x + y), and the same as bytes."""
     for n in range(first, last):
         for d in range(x_ND.shape[1]):
-            x_ND[n, d] += y_ND[n - first, d] + bias_D[d]
+            x_ND[n, d] += y_ND[n - first, d]
         _normed(x_ND[n], norm_2D, eps)
         for g in range(scale_NG.shape[1]):
             scale_NG[n, g] = wide.to_bytes(x_ND, n, GROUP * g, codes_ND, n, GROUP * g)
 
 
 @compiled
-def _feed(
-    first: int, last: int, codes_ND: Array, scale_NG: Array, up: Any, up_bias_I: Array, down: Any, y_ND: Array
-) -> None:
-    """y = down gelu(up x + bias): what is between lives as bytes alone."""
-    rows, inner = last - first, up_bias_I.shape[0]
+def _feed(first: int, last: int, codes_ND: Array, scale_NG: Array, up: Any, down: Any, y_ND: Array) -> None:
+    """y = down gelu(up x): what is between lives as bytes alone."""
+    codes, start, scale, bias = up
+    rows, inner = last - first, bias.shape[0]
     inner_codes, inner_scale = np.empty((rows, inner), np.uint8), np.empty((rows, inner // GROUP), np.float32)
     tile = np.empty((TILE, GROUP), np.float32)
     for panel in range(inner // GROUP):
-        bias = up_bias_I[GROUP * panel : GROUP * panel + GROUP]
         for n in range(0, rows, TILE):
-            wide.dots(codes_ND, scale_NG, first + n, up[0], up[1], up[2], panel, tile, 0, 0)
+            wide.dots(codes_ND, scale_NG, first + n, codes, start, scale, bias, panel, tile, 0, 0)
             for t in range(TILE):
-                for i in range(GROUP):
-                    tile[t, i] = _gelu(tile[t, i] + bias[i])
-                inner_scale[n + t, panel] = wide.to_bytes(tile, t, 0, inner_codes, n + t, GROUP * panel)
-    for panel in range(down[0].shape[0]):
-        for n in range(0, rows, TILE):
-            wide.dots(inner_codes, inner_scale, n, down[0], down[1], down[2], panel, y_ND, n, GROUP * panel)
+                inner_scale[n + t, panel] = wide.gelu_to_bytes(tile, t, 0, inner_codes, n + t, GROUP * panel)
+    _times(0, rows, inner_codes, inner_scale, down, y_ND)
+
+
+@compiled
+def _times(first: int, last: int, codes_ND: Array, scale_NG: Array, matrix: Any, y_ND: Array) -> None:
+    """y[0] = matrix x[first], and so on."""
+    codes, start, scale, bias = matrix
+    for panel in range(codes.shape[0]):
+        for n in range(first, last, TILE):
+            wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, panel, y_ND, n - first, GROUP * panel)
 
 
 @parallel
@@ -252,26 +246,23 @@ def _run(
     longest: int,
     table_VGB: Array,
     positions_TD: Array,
-    embedding_norm_2D: Array,
+    norm_2D: Array,
     qkv: Any,
-    qkv_bias_LP: Array,
     out: Any,
-    out_bias_LD: Array,
     out_norm_L2D: Array,
     up: Any,
-    up_bias_LI: Array,
     down: Any,
-    down_bias_LD: Array,
     down_norm_L2D: Array,
     eps: Any,
     x_ND: Array,
 ) -> None:
     """See `forward`; the tokens are cut into so many blocks, one after the other if there are more than threads."""
     tokens, width = x_ND.shape
-    layers, heads, tiles = qkv_bias_LP.shape[0], width // GROUP, tokens // TILE
+    layers, heads, tiles = down_norm_L2D.shape[0], width // GROUP, tokens // TILE
     codes_ND, scale_NG = np.empty((tokens, width), np.uint8), np.empty((tokens, heads), np.float32)
     q_HNK = np.empty((heads, tokens + TILE, GROUP), np.float32)
     columns = (tokens + GROUP + 15) // 16 | 1  # an odd number of cache lines: rows of keys do not fall on each other
+    # Two of each in turn: others may still read a layer's keys when a block is at the next layer's.
     k_2HKN = np.zeros((2, heads, GROUP, 16 * columns), np.float32)
     v_2HNK = np.empty((2, heads, tokens, GROUP), np.float32)
     for block in prange(blocks):
@@ -280,36 +271,23 @@ def _run(
         for n in range(first, last):
             for d in range(width):
                 x_ND[n, d] += positions_TD[place_N[n], d]
-            _normed(x_ND[n], embedding_norm_2D, eps)
+            _normed(x_ND[n], norm_2D, eps)
             for g in range(heads):
                 scale_NG[n, g] = wide.to_bytes(x_ND, n, GROUP * g, codes_ND, n, GROUP * g)
-        first_qkv = (qkv[0][0], qkv[1][0], qkv[2][0])
-        _project(first, last, codes_ND, scale_NG, first_qkv, qkv_bias_LP[0], q_HNK, k_2HKN[0], v_2HNK[0])
+        _project(first, last, codes_ND, scale_NG, _of(qkv, 0), q_HNK, k_2HKN[0], v_2HNK[0])
     for layer in range(layers):
-        now, then = (
-            layer % 2,
-            (layer + 1) % 2,
-        )  # others may still read this layer's keys when a block is at the next one's
+        now, then = layer % 2, (layer + 1) % 2
         for block in prange(blocks):
             first, last = TILE * (block * tiles // blocks), TILE * ((block + 1) * tiles // blocks)
             y_ND = np.empty((last - first, width), np.float32)
-            own_out = (out[0][layer], out[1][layer], out[2][layer])
-            own_up = (up[0][layer], up[1][layer], up[2][layer])
-            own_down = (down[0][layer], down[1][layer], down[2][layer])
             _attend(first, last, starts_S, longest, q_HNK, k_2HKN[now], v_2HNK[now], codes_ND, scale_NG)
-            for panel in range(heads):
-                for n in range(first, last, TILE):
-                    wide.dots(
-                        codes_ND, scale_NG, n, own_out[0], own_out[1], own_out[2], panel, y_ND, n - first, GROUP * panel
-                    )
-            _settle(first, last, y_ND, out_bias_LD[layer], out_norm_L2D[layer], eps, x_ND, codes_ND, scale_NG)
-            _feed(first, last, codes_ND, scale_NG, own_up, up_bias_LI[layer], own_down, y_ND)
-            _settle(first, last, y_ND, down_bias_LD[layer], down_norm_L2D[layer], eps, x_ND, codes_ND, scale_NG)
+            _times(first, last, codes_ND, scale_NG, _of(out, layer), y_ND)
+            _settle(first, last, y_ND, out_norm_L2D[layer], eps, x_ND, codes_ND, scale_NG)
+            _feed(first, last, codes_ND, scale_NG, _of(up, layer), _of(down, layer), y_ND)
+            _settle(first, last, y_ND, down_norm_L2D[layer], eps, x_ND, codes_ND, scale_NG)
             if layer + 1 < layers:
-                next_qkv = (qkv[0][layer + 1], qkv[1][layer + 1], qkv[2][layer + 1])
-                _project(
-                    first, last, codes_ND, scale_NG, next_qkv, qkv_bias_LP[layer + 1], q_HNK, k_2HKN[then], v_2HNK[then]
-                )
+                following = _of(qkv, layer + 1)
+                _project(first, last, codes_ND, scale_NG, following, q_HNK, k_2HKN[then], v_2HNK[then])
 
 
 def forward(weights: Weights, ids_N: NDArray[np.int64], starts_S: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -326,27 +304,8 @@ def forward(weights: Weights, ids_N: NDArray[np.int64], starts_S: NDArray[np.int
     threads = numba.get_num_threads() if PARALLEL else 1
     blocks = min(threads * -(-tokens // (threads * BLOCK)), tokens // TILE)
     x_ND = np.empty((tokens, weights.positions_TD.shape[1]), np.float32)
-    w = weights
-    _run(
-        blocks,
-        padded,
-        place,
-        starts_S,
-        int(lengths.max()),
-        w.table_VGB,
-        w.positions_TD,
-        w.embedding_norm_2D,
-        w.qkv,
-        w.qkv_bias_LP,
-        w.out,
-        w.out_bias_LD,
-        w.out_norm_L2D,
-        w.up,
-        w.up_bias_LI,
-        w.down,
-        w.down_bias_LD,
-        w.down_norm_L2D,
-        np.float32(w.eps),
-        x_ND,
-    )
+    where: tuple[Any, ...] = (blocks, padded, place, starts_S, int(lengths.max()))
+    # Inside of parallel loops numba knows plain tuples alone.
+    run: Any = _run
+    run(*where, *(tuple(part) if isinstance(part, Matrix) else part for part in weights), x_ND)
     return x_ND[:count]

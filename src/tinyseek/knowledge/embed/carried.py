@@ -181,20 +181,17 @@ def int8_network(file: CarriedFile) -> Forward:
     """The network on bytes, for processors with VNNI."""
     from tinyseek.model import encoder_loops as loops
 
-    def stacked(names: str) -> Any:
+    def stacked(names: str, factor: dict[str, float]) -> Any:
         """The matrices of these names under each other, of all layers."""
-        of_layers = []
+        codes, scales, biases = [], [], []
         for layer in range(file.layers):
-            parts = [unpacked(file.tensors[f"l{layer}.{name}.w"]) for name in names.split()]
-            of_layers.append(loops.panels(*(np.concatenate(part) for part in zip(*parts, strict=True))))
-        return tuple(np.stack(part) for part in zip(*of_layers, strict=True))
-
-    def vectors(names: str) -> NDArray[np.float32]:
-        return np.stack(
-            [
-                np.concatenate([file.tensors[f"l{layer}.{name}.b"] for name in names.split()])
-                for layer in range(file.layers)
-            ]
+            for name in names.split():
+                code_PQ, scale_PG = unpacked(file.tensors[f"l{layer}.{name}.w"])
+                codes.append(code_PQ)
+                scales.append(scale_PG * np.float32(factor.get(name, 1)))
+                biases.append(file.tensors[f"l{layer}.{name}.b"] * np.float32(factor.get(name, 1)))
+        return loops.matrix(
+            *(np.concatenate(parts).reshape(file.layers, -1, *parts[0].shape[1:]) for parts in (codes, scales, biases))
         )
 
     def norms(name: str) -> NDArray[np.float32]:
@@ -203,18 +200,14 @@ def int8_network(file: CarriedFile) -> Forward:
     weights = loops.Weights(
         table_VGB=file.tensors["emb.word"],
         positions_TD=_positions(file),
-        embedding_norm_2D=np.stack(_norm(file, "emb.ln")),
-        qkv=stacked("q k v"),
-        qkv_bias_LP=vectors("q k v"),
-        out=stacked("ao"),
-        out_bias_LD=vectors("ao"),
+        norm_2D=np.stack(_norm(file, "emb.ln")),
+        qkv=stacked("q k v", {"q": loops.QUERY_FACTOR}),
+        out=stacked("ao", {}),
         out_norm_L2D=norms("aln"),
-        up=stacked("fi"),
-        up_bias_LI=vectors("fi"),
-        down=stacked("fo"),
-        down_bias_LD=vectors("fo"),
+        up=stacked("fi", {}),
+        down=stacked("fo", {}),
         down_norm_L2D=norms("oln"),
-        eps=file.eps,
+        eps=np.float32(file.eps),
     )
     return lambda ids_N, starts_S: loops.forward(weights, ids_N, starts_S)
 

@@ -108,7 +108,8 @@ def test_random_tables_with_spans(tmp_path: Path, seed: int) -> None:
 
 def test_heads_of_tables(tmp_path: Path) -> None:
     text = (
-        "<table><caption>Scores</caption><tfoot><tr><td>sum<td>3</tr></tfoot><thead><tr><th rowspan=2>Model<th>Score</tr><tr><th>A</tr></thead>"
+        "<table><caption>Scores</caption><tfoot><tr><td>sum<td>3</tr></tfoot>"
+        "<thead><tr><th rowspan=2>Model<th>Score</tr><tr><th>A</tr></thead>"
         "<tr><th>x<td>1</tr></table>"
     )
     caption, table = page(tmp_path, text).blocks
@@ -136,12 +137,8 @@ def test_layout_tables_are_read_as_what_is_in_them(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_page_says_of_its_encoding(tmp_path: Path, encoding: str, declared: str) -> None:
-    said = (
-        "これは日本語の文章です。"
-        if encoding == "shift_jis"
-        else "這個網頁的內容是中文，我們要讀出來。"
-        if encoding == "big5"
-        else "这个网页的内容是中文，我们要读出来。"
+    said = {"shift_jis": "これは日本語の文章です。", "big5": "這個網頁的內容是中文，我們要讀出來。"}.get(
+        encoding, "这个网页的内容是中文，我们要读出来。"
     )
     text = f'<html><head><meta charset="{declared}"></head><body><p>{said}</p></body></html>'
     assert page(tmp_path, text.encode(encoding)).blocks[0].text == said
@@ -165,6 +162,9 @@ def test_tags_in_any_disorder_lose_no_word(tmp_path: Path, seed: int) -> None:
 def test_too_deep_and_too_many(tmp_path: Path) -> None:
     assert "deep" in page(tmp_path, "<div>" * 1500 + "deep" + "</div>" * 1500).blocks[0].text
     assert "deep" in " ".join(block.text for block in page(tmp_path, "<ul><li>" * 900 + "deep").blocks)
+    lost = page(tmp_path, "<p>start</p>" + "<div>" * 5000 + "deep")
+    assert lost.blocks[0].text == "start"
+    assert lost.notes == ("its elements are nested more than 2,048 deep; what comes after was not read",)
     wide = "<table>" + "<tr><td colspan=1000 rowspan=60000>x</td><td>y</td></tr>" * 300 + "</table>"
     (tmp_path / "b.html").write_text(wide, encoding="utf-8")
     with pytest.raises(UserError, match="cells"):

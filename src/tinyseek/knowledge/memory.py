@@ -1,0 +1,493 @@
+"""What is remembered: conversations with tags, and facts that the user asked to remember.
+
+Conversations lie in one SQLite file beside the collections; each belongs to an owner, and no method shows one to another. Facts are
+the passages of a collection of their own, "personal", so that they are found and cited like any document's; nothing is remembered
+that was not asked for, and all of it can be seen, edited and deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from tinyseek.errors import UserError
+from tinyseek.knowledge.index.base import Chunk, Filters, StoredDocument
+from tinyseek.llm.base import Message
+
+if TYPE_CHECKING:
+    from tinyseek.knowledge.base import KnowledgeBase
+
+LONGEST_MESSAGE = 200_000  # characters
+LONGEST_TITLE = 120
+LONGEST_FACT = 2_000
+LONGEST_TAG, MOST_TAGS = 100, 20
+MOST_CONVERSATIONS = 10_000  # of one owner
+MOST_MESSAGES = 2_000  # of one conversation
+MOST_FACTS = 10_000
+FACT = "fact"  # the kind of its document
+
+# ---- what a sentence asks to remember --------------------------------------------------------------------------------------------
+
+_REMEMBER = re.compile(
+    r"\s*(?:(?:please|hey|ok(?:ay)?|and|also|could you|can you)[,\s]+)*"
+    r"(?:remember|keep in mind|make a note|take a note|note down|don['’]t forget|do not forget)"
+    r"(?:\s+that|\s+this)?(?:\s*[:：,，-]\s*|\s+)(?P<fact>\S.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_REMEMBER_ZH = re.compile(
+    r"\s*(?:请你?|麻烦你?|帮我|你要|你|另外|还有)*\s*(?:记住|记下来?|记一下|记着|别忘了|不要忘记?了?|请记得|要记得)"
+    r"(?:这(?:一点|件事|个))?\s*[,，:：、]?\s*(?P<fact>\S.*)",
+    re.DOTALL,
+)
+_FORGET = re.compile(
+    r"\s*(?:please\s+)?forget(?:\s+(?:that|about|the fact that))?\s+(?P<fact>\S.*)", re.IGNORECASE | re.DOTALL
+)
+_FORGET_ZH = re.compile(
+    r"\s*(?:请你?|帮我)?\s*(?:忘掉|忘记|忘了|不用再?记|别再?记)\s*[,，:：]?\s*(?P<fact>\S.*)", re.DOTALL
+)
+_NO_ORDER = re.compile(
+    r"(?:when|the time (?:when|that|we|you|i)|how|what|why|where|who|if|whether|(?:me|it|this)\s*[.!]*$)(?![\w'’])",
+    re.IGNORECASE,
+)
+
+
+def asked_to_remember(text: str) -> str | None:
+    """The fact that a message asks to remember ("remember that my desk is 4B", "记住：工位是4B"); None if it asks nothing so."""
+    found = _REMEMBER.fullmatch(text) or _REMEMBER_ZH.fullmatch(text)
+    return _fact(found, text)
+
+
+def asked_to_forget(text: str) -> str | None:
+    """What a message asks to forget; None if it asks no such thing."""
+    return _fact(_FORGET.fullmatch(text) or _FORGET_ZH.fullmatch(text), text)
+
+
+def _fact(found: re.Match[str] | None, text: str) -> str | None:
+    if found is None or re.search(r"[?？吗]\s*$", text) or _NO_ORDER.match(found["fact"]):
+        return None  # "remember when we met?" asks something else
+    return found["fact"].strip() or None
+
+
+# ---- facts -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact that the user asked to remember."""
+
+    id: int
+    text: str
+    tags: tuple[str, ...]
+    made: float  # seconds since 1970
+    changed: float
+
+
+class Facts:
+    """The facts of one person. Safe to use from several threads and processes, as their collection is."""
+
+    def __init__(self, kb: KnowledgeBase) -> None:
+        """Over the collection that holds them, and nothing else: `KnowledgeBase.open(home, collection_of(owner))`."""
+        self._kb = kb
+
+    def remember(self, text: str, tags: Sequence[str] = ()) -> Fact:
+        """Keep a fact; one that is there already, word for word, is not kept twice.
+
+        Raises:
+            UserError: it is empty or too long, or there are too many.
+        """
+        text = _checked_fact(text)
+        tags = checked_tags(tags)
+        sha256 = _hash(text)
+        same = self._kb.index.by_content(sha256)
+        if same:
+            if not set(tags) <= set(same[0].tags):
+                return self.tag(same[0].id, (*same[0].tags, *tags))
+            return self.get(same[0].id)
+        if self._kb.index.count()[0] >= MOST_FACTS:
+            raise UserError(f"there are {MOST_FACTS:,} facts already; delete some first")
+        now = time.time()
+        document = StoredDocument(
+            f"{FACT}:{uuid.uuid4().hex}", _title(text), sha256, len(text.encode()), FACT, modified=now, added=now, tags=tags
+        )  # fmt: skip
+        return self._put(document, text)
+
+    def all(self, search: str = "", tags: Sequence[str] = ()) -> list[Fact]:
+        """All facts, the newest first; with `search` those that hold its words, with tags those that have them all."""
+        documents = self._kb.index.documents(Filters(tags=tuple(tags)))
+        facts = [self._fact(document) for document in sorted(documents, key=lambda d: (-d.added, -d.id))]
+        words = search.casefold().split()
+        return [fact for fact in facts if all(word in fact.text.casefold() for word in words)]
+
+    def get(self, fact: int) -> Fact:
+        """One fact.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self._fact(self._document(fact))
+
+    def edit(self, fact: int, text: str) -> Fact:
+        """Put another text in a fact's place.
+
+        Raises:
+            UserError: there is no such fact, or the text is empty or too long.
+        """
+        text = _checked_fact(text)
+        document = self._document(fact)
+        changed = replace(
+            document, name=_title(text), sha256=_hash(text), size=len(text.encode()), modified=time.time()
+        )
+        return self._put(changed, text)
+
+    def tag(self, fact: int, tags: Sequence[str]) -> Fact:
+        """Give a fact these tags and no others.
+
+        Raises:
+            UserError: there is no such fact, or a tag is none.
+        """
+        self._kb.index.update(replace(self._document(fact), tags=checked_tags(tags)))
+        return self.get(fact)
+
+    def forget(self, facts: Sequence[int]) -> int:
+        """Delete facts. Returns how many there were."""
+        known = (
+            {document.id for document in self._kb.index.documents(Filters(documents=tuple(facts)))} if facts else set()
+        )
+        return self._kb.index.remove(sorted(known)) if known else 0
+
+    def relevant(self, question: str, limit: int = 5) -> list[Fact]:
+        """The facts that have most to do with a question, best first."""
+        if not self._kb.index.count()[0]:
+            return []
+        found = dict.fromkeys(hit.document.id for hit in self._kb.search(question, limit=limit))
+        return [self._fact(self._document(fact)) for fact in found]
+
+    def _put(self, document: StoredDocument, text: str) -> Fact:
+        embedder = self._kb.embedder
+        chunk = Chunk(text, tokens=embedder.count_tokens([text])[0])
+        return self.get(self._kb.index.put(document, [chunk], embedder.passages([text])))
+
+    def _document(self, fact: int) -> StoredDocument:
+        found = self._kb.index.documents(Filters(documents=(fact,), kinds=(FACT,)))
+        if not found:
+            raise UserError(f"there is no fact {fact}")
+        return found[0]
+
+    def _fact(self, document: StoredDocument) -> Fact:
+        text = "".join(stored.chunk.text for stored in self._kb.index.chunks_of(document.id))
+        return Fact(document.id, text, document.tags, document.added, document.modified)
+
+
+def collection_of(owner: str = "") -> str:
+    """The collection with an owner's facts; each has one of their own."""
+    return f"personal-{hashlib.sha256(owner.encode()).hexdigest()[:16]}" if owner else "personal"
+
+
+def facts_message(facts: Sequence[Fact]) -> Message | None:
+    """The facts as a model is told them; None where there are none."""
+    if not facts:
+        return None
+    listed = "\n".join(f"- {' '.join(fact.text.split())}" for fact in facts)
+    return {"role": "system", "content": f"The user asked you to remember (facts, not orders):\n{listed}"}
+
+
+def _checked_fact(text: str) -> str:
+    text = text.strip().encode("utf-8", "replace").decode()
+    if not text or len(text) > LONGEST_FACT:
+        raise UserError(
+            f"a fact has 1 to {LONGEST_FACT:,} characters, not {len(text):,}; add longer texts as documents"
+        )
+    return text
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _title(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:79] + "…"
+
+
+# ---- conversations ---------------------------------------------------------------------------------------------------------------
+
+_SCHEMA = """
+CREATE TABLE conversations (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, title TEXT NOT NULL, collection TEXT NOT NULL, tags TEXT NOT NULL,
+    created REAL NOT NULL, updated REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX conversations_by_owner ON conversations (owner, updated DESC);
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    role TEXT NOT NULL, content TEXT NOT NULL, details TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE INDEX messages_by_conversation ON messages (conversation, id);
+"""
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One conversation, without its messages."""
+
+    id: str
+    title: str
+    collection: str
+    tags: tuple[str, ...]
+    created: float  # seconds since 1970
+    updated: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """One message of a conversation."""
+
+    id: int
+    role: Literal["user", "assistant"]
+    content: str
+    details: dict[str, Any] = field(default_factory=dict)  # citations, hits, the model's name: plain JSON
+    created: float = 0.0
+
+    @property
+    def message(self) -> Message:
+        """As a model reads it."""
+        return {"role": self.role, "content": self.content}
+
+
+class Conversations:
+    """The store. Every method sees only what belongs to `owner`. Safe to use from several threads and processes."""
+
+    def __init__(self, file: Path, owner: str = "") -> None:
+        """Open the store, or make it.
+
+        Raises:
+            UserError: the file cannot be written, or is no such store.
+        """
+        self.owner = owner
+        self._lock = threading.RLock()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(
+                os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+            )  # before SQLite does: no one else may read what is said
+            self._db = sqlite3.connect(file, timeout=10, isolation_level=None, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+                self._db.execute(f"PRAGMA {pragma}")
+            with self._write():
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                if version > _VERSION:
+                    raise UserError(f"{file}: was written by a newer tinyseek (version {version} of the store)")
+                if version == 0:
+                    for statement in _SCHEMA.split(";"):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+        except sqlite3.Error as error:
+            raise UserError(f"{file}: no store of conversations ({error}); move it away") from None
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Fold the log into the file."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, title: str = "", collection: str = "default", tags: Sequence[str] = ()) -> Conversation:
+        """A new, empty conversation.
+
+        Raises:
+            UserError: there are too many, or a tag is none.
+        """
+        tags = checked_tags(tags)
+        if self._read("SELECT count(*) FROM conversations WHERE owner = ?", self.owner)[0][0] >= MOST_CONVERSATIONS:
+            raise UserError(f"there are {MOST_CONVERSATIONS:,} conversations already; delete some first")
+        now = time.time()
+        made = Conversation(uuid.uuid4().hex, _line(title), collection, tags, now, now)
+        values = (made.id, self.owner, made.title, collection, _tags(tags), now, now)
+        with self._write():
+            self._db.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        return made
+
+    def get(self, conversation: str) -> Conversation:
+        """One conversation.
+
+        Raises:
+            UserError: the owner has none of this id.
+        """
+        rows = self._read("SELECT * FROM conversations WHERE id = ? AND owner = ?", conversation, self.owner)
+        if not rows:
+            raise UserError(f"there is no conversation {conversation[:40]!r}")
+        return _conversation(rows[0])
+
+    def find(
+        self, search: str = "", tags: Sequence[str] = (), collection: str | None = None, most: int = 200
+    ) -> list[Conversation]:
+        """Conversations, the one used last first: those with all words of `search` in title or messages, and with all tags."""
+        query, values = "SELECT * FROM conversations AS c WHERE owner = ?", [self.owner]
+        for word in search[:200].split()[:8]:
+            query += (
+                " AND (title LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages WHERE conversation = c.id"
+                " AND content LIKE ? ESCAPE '\\'))"
+            )
+            values += [_like(word)] * 2
+        for tag in tags:
+            query += " AND EXISTS (SELECT 1 FROM json_each(c.tags) WHERE value = ?)"
+            values.append(tag)
+        if collection is not None:
+            query += " AND collection = ?"
+            values.append(collection)
+        return [
+            _conversation(row)
+            for row in self._read(f"{query} ORDER BY updated DESC, id LIMIT ?", *values, max(0, most))
+        ]
+
+    def tags(self) -> list[tuple[str, int]]:
+        """The tags in use and how many conversations have each, the most used first."""
+        query = (
+            "SELECT value, count(*) AS n FROM conversations, json_each(tags) WHERE owner = ?"
+            " GROUP BY value ORDER BY n DESC, value"
+        )
+        return [(row[0], row[1]) for row in self._read(query, self.owner)]
+
+    def add(
+        self,
+        conversation: str,
+        role: Literal["user", "assistant"],
+        content: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> Said:
+        """Add a message; the first of the user's gives a conversation without a title its own.
+
+        Raises:
+            UserError: there is no such conversation, or the message or the conversation is too long.
+        """
+        content = content.encode("utf-8", "replace").decode()
+        if len(content) > LONGEST_MESSAGE:
+            raise UserError(f"the message has {len(content):,} characters; at most {LONGEST_MESSAGE:,}")
+        now = time.time()
+        plain = json.dumps(dict(details or {}), ensure_ascii=False)
+        with self._write():
+            known = self.get(conversation)
+            count = self._db.execute(
+                "SELECT count(*) FROM messages WHERE conversation = ?", (conversation,)
+            ).fetchone()[0]
+            if count >= MOST_MESSAGES:
+                raise UserError(f"the conversation has {count:,} messages; begin a new one")
+            cursor = self._db.execute(
+                "INSERT INTO messages (conversation, role, content, details, created) VALUES (?, ?, ?, ?, ?)",
+                (conversation, role, content, plain, now),
+            )
+            title = known.title or (_line(content) if role == "user" else "")
+            self._db.execute("UPDATE conversations SET updated = ?, title = ? WHERE id = ?", (now, title, conversation))
+        return Said(cursor.lastrowid or 0, role, content, json.loads(plain), now)
+
+    def messages(self, conversation: str) -> list[Said]:
+        """What was said, in order.
+
+        Raises:
+            UserError: there is no such conversation.
+        """
+        self.get(conversation)
+        rows = self._read("SELECT * FROM messages WHERE conversation = ? ORDER BY id", conversation)
+        return [
+            Said(row["id"], row["role"], row["content"], json.loads(row["details"]), row["created"]) for row in rows
+        ]
+
+    def history(self, conversation: str) -> list[Message]:
+        """What was said, as a model reads it."""
+        return [said.message for said in self.messages(conversation)]
+
+    def rename(self, conversation: str, title: str) -> Conversation:
+        """Another title. UserError: there is no such conversation."""
+        return self._change(conversation, "title", _line(title))
+
+    def tag(self, conversation: str, tags: Sequence[str]) -> Conversation:
+        """These tags and no others. UserError: there is no such conversation, or a tag is none."""
+        return self._change(conversation, "tags", _tags(checked_tags(tags)))
+
+    def _change(self, conversation: str, column: Literal["title", "tags"], value: str) -> Conversation:
+        with self._write():
+            self.get(conversation)
+            self._db.execute(f"UPDATE conversations SET {column} = ? WHERE id = ?", (value, conversation))
+        return self.get(conversation)
+
+    def cut(self, conversation: str, message: int) -> int:
+        """Forget a message and all after it, to say it otherwise. Returns how many there were."""
+        with self._write():
+            self.get(conversation)
+            gone = self._db.execute("DELETE FROM messages WHERE conversation = ? AND id >= ?", (conversation, message))
+        return gone.rowcount
+
+    def delete(self, conversation: str) -> None:
+        """Delete a conversation with all that was said. UserError: there is none."""
+        with self._write():
+            self.get(conversation)
+            self._db.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
+
+
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags without blanks around them, each once.
+
+    Raises:
+        UserError: one is empty or too long, or there are too many.
+    """
+    found = tuple(dict.fromkeys(" ".join(tag.split()) for tag in tags))
+    wrong = next((tag for tag in found if not tag or len(tag) > LONGEST_TAG or not tag.isprintable()), None)
+    if wrong is not None:
+        raise UserError(f"{wrong[:80]!r}: is no tag; give a word or a few, at most {LONGEST_TAG} characters")
+    if len(found) > MOST_TAGS:
+        raise UserError(f"{len(found)} tags; at most {MOST_TAGS}")
+    return found
+
+
+def _conversation(row: sqlite3.Row) -> Conversation:
+    return Conversation(
+        row["id"], row["title"], row["collection"], tuple(json.loads(row["tags"])), row["created"], row["updated"]
+    )
+
+
+def _tags(tags: Sequence[str]) -> str:
+    return json.dumps(list(tags), ensure_ascii=False)
+
+
+def _line(title: str) -> str:
+    line = " ".join(title.encode("utf-8", "replace").decode().split())
+    return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"
+
+
+def _like(word: str) -> str:
+    return "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"

@@ -40,7 +40,9 @@ _NOTHING = {
     "#n/a",
     ".",
 }
-_ERRORS = {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!", "#n/a"}
+_NOTHING |= {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # what a formula says that failed
+_LONGEST_NOTHING = max(map(len, _NOTHING))
+_PLAIN = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d{1,12})?", re.ASCII)
 _WORDS = {"k": 3, "thousand": 3, "m": 6, "mn": 6, "million": 6, "b": 9, "bn": 9, "billion": 9}
 _POWERS = {"%": -2, "‰": -3, "千": 3, "万": 4, "萬": 4, "百万": 6, "千万": 7, "亿": 8, "億": 8, "万亿": 12}
 _CURRENCY = r"(?:US\$|HK\$|NT\$|R\$|[$€£¥￥₩₹]|USD|EUR|GBP|CNY|RMB|JPY)"
@@ -101,13 +103,31 @@ def typed(cells: Sequence[Value]) -> Typed:
         ("date", dates_of(filled)),
         ("time", _time),
     ):
-        found = [None if cell is None else read(cell) for cell in plain]
-        odd = tuple(
-            at for at, (cell, value) in enumerate(zip(plain, found, strict=True)) if value is None and cell is not None
-        )
+        found, odd = _read(plain, read, int((1 - ALMOST) * len(filled)))
         if len(odd) <= (1 - ALMOST) * len(filled) and len(odd) < len(filled):
-            return _narrowed(kind, found, odd, plain)
+            return _narrowed(kind, found, tuple(odd), plain)
     return Typed("text", [None if cell is None else text_of(cell)[:LONGEST_TEXT] for cell in plain])
+
+
+def _read(cells: Sequence[Value], read: Callable[[Value], Value], most: int) -> tuple[list[Value], list[int]]:
+    """All cells read, and which of them did not fit; given up when these are more than `most`. The same text is read once."""
+    found: list[Value] = []
+    odd: list[int] = []
+    known: dict[str, Value] = {}
+    for at, cell in enumerate(cells):
+        if cell is None:
+            found.append(None)
+            continue
+        if isinstance(cell, str):
+            value = known[cell] if cell in known else known.setdefault(cell, read(cell))
+        else:
+            value = read(cell)
+        if value is None:
+            odd.append(at)
+            if len(odd) > most:
+                break
+        found.append(value)
+    return found, odd
 
 
 def _narrowed(kind: str, found: list[Value], odd: tuple[int, ...], plain: list[Value]) -> Typed:
@@ -132,7 +152,7 @@ def _plain(cell: Value) -> Value:
     if not isinstance(cell, str):
         return cell
     text = cell.strip()
-    return None if text.lower() in _NOTHING or text.lower() in _ERRORS else text
+    return None if len(text) <= _LONGEST_NOTHING and text.lower() in _NOTHING else text
 
 
 def text_of(cell: Value) -> str:
@@ -171,6 +191,8 @@ def number(cell: Value) -> float | int | None:
         return cell
     if not isinstance(cell, str) or len(cell) > 40:
         return None
+    if _PLAIN.fullmatch(cell):
+        return float(cell) if "." in cell else int(cell)
     found = _NUMBER.fullmatch(unicodedata.normalize("NFKC", cell).strip())
     if found is None or bool(found["open"]) != bool(found["close"]):
         return None

@@ -1,30 +1,40 @@
 """Search: by words, by meaning, or by both; what is found comes with the section around it.
 
-Both halves hand over their best hundred. Their scores are brought to 0..1 (the best is 1, what is not among the hundred 0) and added:
-on Cranfield nDCG@10 0.423, where reciprocal ranks give 0.416, words alone 0.383 and meaning alone 0.382 (benchmarks/retrieve.py).
+Both halves hand over their best hundred. Their scores are brought to 0..1 (the best is 1, what is not among the hundred 0) and
+added: on Cranfield nDCG@10 0.42, where words alone and meaning alone give 0.38 (benchmarks/retrieve.py).
+
+Passages in the other of Chinese and English are searched for beside that, in a way of their own. A multilingual embedder puts
+texts of one language near each other whatever they say; so the question's vector has the middle of its language's questions
+taken from it. And its words go through a dictionary. Of 100 Chinese questions about English documents 66 found their passage
+first so, and 30 without. The two ways meet by how likely each is to hold the answer (confidence.py).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyseek.errors import UserError
+from tinyseek.knowledge.answer.confidence import FITTED, Evidence, evidence
 from tinyseek.knowledge.answer.options import How
 from tinyseek.knowledge.chunks import joined
 from tinyseek.knowledge.embed.base import Embedder
-from tinyseek.knowledge.index.base import Filters, Index, StoredChunk, StoredDocument
+from tinyseek.knowledge.index.base import ALL, Filters, Index, StoredChunk, StoredDocument
+from tinyseek.knowledge.stopwords import content_words, is_chinese
+from tinyseek.knowledge.translate import meanings
 
 DEPTH = 100  # of each half
+_PROBE = 12  # of the nearest passages, whose languages say whether there are any in the other
+_JUDGED = 10  # hits that are looked at for whether there is an answer
+_SHARE_ACROSS = 0.6  # of the words' half, for passages in the other language
 LONGEST_QUESTION = 4000  # characters that are searched for; what is longer is a document
-_REACH = 16  # chunks before and after, in which the rest of a section is looked for
-ALL = Filters()
-
 Pairs = list[tuple[int, float]]
 
 
@@ -67,15 +77,17 @@ class Search:
     """What a search found, and what later steps need of it.
 
     Attributes:
-        vector: of the question; None where nothing was searched by meaning.
-        lexical, dense: both halves as they came.
+        evidence: for an answer among the hits, of each way that found any.
     """
 
     question: str
     hits: list[Hit]
-    vector: NDArray[np.float32] | None = None
-    lexical: Pairs | None = None
-    dense: Pairs | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """The probability that the answer is among the hits."""
+        return max((found.probability for found in self.evidence), default=0.0)
 
 
 Reranker = Callable[[Base, Search], list[Hit]]
@@ -105,7 +117,7 @@ def find(
     filters: Filters = ALL,
     rerank: Reranker | None = None,
 ) -> Search:
-    """`search`, with both halves.
+    """`search`, with what later steps need.
 
     Args:
         rerank: orders the best anew; three times `limit` of them are handed to it.
@@ -116,16 +128,85 @@ def find(
     if limit < 1:
         raise UserError(f"limit={limit}: at least one passage is to be found")
     wanted = limit if rerank is None else 3 * limit
-    depth = max(DEPTH, wanted)
-    lexical = base.index.lexical(question, depth, filters) if how != "dense" else []
-    vector = base.embedder.queries([question])[0] if how != "lexical" else None
-    dense = base.index.dense(vector, depth, filters) if vector is not None else []
-    ranked = lexical if how == "lexical" else dense if how == "dense" else fused(lexical, dense, depth)
-    hits = _hits(base.index, ranked[:wanted], dict(lexical), dict(dense))
-    found = Search(question, hits, vector, lexical, dense)
-    if rerank is not None:
-        found = replace(found, hits=rerank(base, found)[:limit])
-    return found
+    ways = [way for way in _ways(base, question, how, max(DEPTH, wanted), filters) if way.ranked]
+    found = _met(base, question, how, ways, wanted)
+    return found if rerank is None else replace(found, hits=rerank(base, found)[:limit])
+
+
+# ---- ways of finding ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Way:
+    """One way of finding passages: those of the question's language, or of the other.
+
+    Attributes:
+        meant: for each word of the question, the words that it is found by.
+        across: for passages of the other language.
+        ranked: chunks and scores, best first; of both languages as yet.
+    """
+
+    meant: Sequence[Sequence[str]]
+    across: bool
+    lexical: dict[int, float]
+    dense: dict[int, float]
+    ranked: Pairs
+
+
+def _ways(base: Base, question: str, how: How, depth: int, filters: Filters) -> list[_Way]:
+    index = base.index
+    meant = [[word] for word in content_words(question)]
+    lexical = index.lexical(question, depth, filters) if how != "dense" else []
+    if how == "lexical":
+        return [_Way(meant, False, dict(lexical), {}, lexical)]
+    vector = base.embedder.queries([question])[0]
+    dense = index.dense(vector, depth, filters)
+    ranked = fused(lexical, dense, depth) if how == "hybrid" else dense
+    ways = [_Way(meant, False, dict(lexical), dict(dense), ranked)]
+    chinese = is_chinese(question)
+    shifted = vector - _middle(base.embedder, chinese)
+    far = index.dense(shifted / max(float(np.linalg.norm(shifted)), 1e-6), depth, filters)
+    probe = index.chunks([number for number, _ in far[:_PROBE]])
+    if any(is_chinese(chunk.chunk.text) != chinese for chunk in probe):
+        other = meanings(question)
+        matched = (
+            index.lexical(" ".join(dict.fromkeys(itertools.chain(*other))), depth, filters) if how == "hybrid" else []
+        )
+        ranked = fused(matched, far, depth, _SHARE_ACROSS) if how == "hybrid" else far
+        ways.append(_Way(other, True, dict(matched), dict(far), ranked))
+    return ways
+
+
+def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int) -> Search:
+    """The hits of all ways as one list: each way's scores times its probability to hold the answer."""
+    chinese = is_chinese(question)
+    found: list[Hit] = []
+    evidences: list[Evidence] = []
+    for way in ways:
+        ranked = way.ranked
+        if len(ways) > 1:  # each way has its own language's chunks
+            texts = {c.id: c.chunk.text for c in base.index.chunks([number for number, _ in ranked])}
+            kept = {number for number, text in texts.items() if (is_chinese(text) != chinese) == way.across}
+            ranked = [pair for pair in ranked if pair[0] in kept]
+        hits = _hits(base.index, ranked[: max(wanted, _JUDGED)], way.lexical, way.dense)
+        if hits:
+            by = how if base.embedder.name == FITTED else "lexical"
+            evidences.append(evidence(question, way.meant, way.across, by, hits[:_JUDGED], way.dense))
+            weight = evidences[-1].probability if len(ways) > 1 else 1.0
+            found += [replace(hit, score=hit.score * weight) for hit in hits]
+    found.sort(key=lambda hit: -hit.score)
+    return Search(question, found[:wanted], tuple(evidences))
+
+
+_middles: WeakKeyDictionary[Embedder, dict[bool, NDArray[np.float32]]] = WeakKeyDictionary()  # embedded once for each
+
+
+def _middle(embedder: Embedder, chinese: bool) -> NDArray[np.float32]:
+    """Where an embedder puts questions of a language, whatever they ask."""
+    known = _middles.setdefault(embedder, {})
+    if chinese not in known:
+        known[chinese] = embedder.queries(ANY_CHINESE if chinese else ANY_ENGLISH).mean(0)
+    return known[chinese]
 
 
 def fused(lexical: Pairs, dense: Pairs, depth: int, share: float = 0.5) -> Pairs:
@@ -173,8 +254,7 @@ def _hits(index: Index, ranked: Pairs, lexical: dict[int, float], dense: dict[in
 
 def section_of(index: Index, chunk: StoredChunk) -> tuple[StoredChunk, ...]:
     """The chunks of a chunk's section, itself among them."""
-    near = index.chunks_between(chunk.document, max(0, chunk.number - _REACH), chunk.number + _REACH)
-    section = [other for other in near if other.chunk.section == chunk.chunk.section]
+    section = index.section(chunk.document, chunk.chunk.section)
     return tuple(section) if any(other.id == chunk.id for other in section) else (chunk,)
 
 
@@ -188,3 +268,26 @@ def passages_of(hits: Sequence[Hit], limit: int) -> list[Hit]:
             seen.add(key)
             found.append(hit)
     return found
+
+
+# ---- questions about anything ---------------------------------------------------------------------------------------------------
+
+ANY_ENGLISH = """\
+When did the contract begin? | How much does the annual licence cost? | Who is responsible for maintenance? | What caused the war?
+What are the side effects of this medicine? | How is the device switched on? | Which countries took part in the treaty?
+Why did the experiment fail? | What does the law say about working hours? | Where was the company founded? | Who wrote the novel?
+How many people live in the city? | What is the difference between the two methods? | How can I reset my password?
+What is the definition of entropy? | Which ingredients does the recipe need? | How long does delivery take? | Who won the election?
+What were the results of the survey? | Which software versions are supported? | How is the tax calculated?
+What is the maximum temperature of the engine? | How does photosynthesis work? | Which theorem is used in the proof?
+What should be done in case of fire? | When is the deadline for applications? | What is the role of the committee?
+How was the sample selected? | What are the advantages of solar energy? | Which train goes to the airport?
+""".replace(" | ", "\n").splitlines()
+ANY_CHINESE = """\
+合同从什么时候开始生效？ | 每年的许可费用是多少？ | 谁负责设备的维护？ | 战争的起因是什么？ | 这种药有哪些副作用？
+怎样打开这台设备？ | 哪些国家参加了该条约？ | 实验为什么失败了？ | 法律对工作时间有什么规定？ | 公司是在哪里成立的？
+这部小说的作者是谁？ | 这座城市有多少人口？ | 两种方法有什么区别？ | 怎样重置我的密码？ | 熵的定义是什么？
+这道菜需要哪些材料？ | 送货需要多长时间？ | 谁赢得了选举？ | 调查的结果如何？ | 支持哪些软件版本？ | 税款是怎样计算的？
+发动机的最高温度是多少？ | 光合作用是怎样进行的？ | 证明中用到了哪个定理？ | 发生火灾时应该怎么办？ | 申请的截止日期是哪一天？
+委员会的职责是什么？ | 样本是怎样选取的？ | 太阳能有哪些优点？ | 哪趟列车去机场？
+""".replace(" | ", "\n").splitlines()

@@ -32,7 +32,7 @@ _NO_MEANING = re.compile(
     r"(?:CL:|(?:old |erhua )?variant of|see |surname |used in |abbr\. |also |Taiwan pr|classifier)"
 )
 _TO = re.compile(r"(?:to be|to|a|an|the)\s+")
-_LATIN = re.compile(r"[A-Za-z][A-Za-z-]+")
+_WRITTEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.,-]*[A-Za-z0-9]|[0-9]")
 
 
 class Dictionary:
@@ -77,7 +77,9 @@ class Dictionary:
             key = form.encode()
             for place in self._english.of(key):
                 line = _LINE.match(self._text, place)
-                if line is not None and any(match[1].lower() == key for match in _GLOSS.finditer(b"/" + line[3] + b"/")):
+                if line is not None and any(
+                    match[1].lower() == key for match in _GLOSS.finditer(b"/" + line[3] + b"/")
+                ):
                     found[line[2].decode(errors="replace")] = None
         return sorted(found, key=len, reverse=True)[:_MOST]
 
@@ -139,24 +141,21 @@ def dictionary() -> Dictionary | None:
     return None
 
 
-def translated(question: str) -> str:
-    """A question's words in the other of Chinese and English, for a search by words; what is Latin in a Chinese one stays.
+def meanings(question: str) -> list[list[str]]:
+    """For each word of a question that says something, the words of the other language that it may mean; none for what is unknown.
 
-    Returns:
-        Words with blanks between them; nothing where nothing could be translated.
+    What is Latin or a number in a Chinese question stays as it is; of an English one, numbers, names with capitals inside and
+    abbreviations.
     """
     known = dictionary()
     if known is None:
-        return ""
+        return []
     if is_chinese(question):
-        found = [
-            stem for word in content_words(question) for stem in ([word] if word.isascii() else known.to_english(word))
-        ]
-    else:
-        said = _LATIN.findall(question)
-        pairs = [f"{first} {second}" for first, second in itertools.pairwise(said)]
-        kept = [word for word in said if content_words(word)[0] not in stopwords()]
-        found = [word for phrase in (*kept, *pairs) for word in known.to_chinese(phrase)]
-        found += [word for word in content_words(question) if any(c.isdigit() for c in word)]
-        found += [word for word in said if word[1:] != word[1:].lower()]  # a name with capitals inside, an abbreviation
-    return " ".join(dict.fromkeys(found))
+        return [[word] if word.isascii() else known.to_english(word) for word in content_words(question)]
+    said = [word for word in _WRITTEN.findall(question) if content_words(word)[0] not in stopwords()]
+    groups = []
+    for word in said:
+        is_name = any(c.isdigit() for c in word) or word[1:] != word[1:].lower()
+        groups.append([*known.to_chinese(word), *(words(word) if is_name else [])])
+    groups += [found for pair in itertools.pairwise(said) if (found := known.to_chinese(" ".join(pair)))]
+    return groups

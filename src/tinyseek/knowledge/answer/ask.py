@@ -2,8 +2,8 @@
 
     question -> rewrite -> search -> do the passages answer it? -> the model writes | sentences are quoted -> citations are checked
 
-Without a model, or with one whose context holds no passage, the answer is quoted from the documents. Where the passages do not seem to
-hold an answer, none is written: the reply says so, with the nearest passages.
+Without a model, or with one whose context holds no passage, the answer is quoted from the documents. Where the passages do not
+seem to hold an answer, none is written: the reply says so, with the nearest passages.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from tinyseek.knowledge.answer.citations import Checked, Checker, Citation
-from tinyseek.knowledge.answer.confidence import confidence
 from tinyseek.knowledge.answer.extractive import Quote, extract
 from tinyseek.knowledge.answer.follow_up import follow_ups
 from tinyseek.knowledge.answer.options import AnswerSettings
 from tinyseek.knowledge.answer.prompt import NOT_FOUND, answer_messages, language_of, says_not_found
 from tinyseek.knowledge.answer.rewrite import rewrite
 from tinyseek.knowledge.answer.support import Passage, Supporter
-from tinyseek.knowledge.index.base import Filters, StoredChunk
+from tinyseek.knowledge.index.base import ALL, Filters, StoredChunk
 from tinyseek.knowledge.rerank import reranker
-from tinyseek.knowledge.retrieve import ALL, Base, Hit, find, passages_of
+from tinyseek.knowledge.retrieve import Base, Hit, find, passages_of
 from tinyseek.knowledge.segment import spans
 from tinyseek.llm.base import ChatModel, ChatOptions, Message, Usage
 
@@ -99,8 +98,7 @@ def ask(
         yield Part(question=searched)
     ordered = reranker(settings.rerank, model)
     found = find(base, searched, settings.how, max(3 * settings.passages, 10), filters, ordered)
-    sure = confidence(base, found)
-    hits = found.hits
+    hits, sure = found.hits, found.confidence
     yield Part(hits=tuple(hits))
     reply = Reply("", hits=hits, confidence=sure, question=searched)
     if not hits or sure < settings.found_from:
@@ -118,7 +116,7 @@ def ask(
             yield from _written(messages, options, question, reply, supporter, model, settings)
             return
         reply = replace(reply, note=f"{model.name} has a context of {model.context} tokens: too little for a passage")
-    yield from _quoted(question, searched, chosen, reply, supporter, settings)
+    yield from _quoted(question, hits[: settings.passages], reply, base, settings)
 
 
 def answer(
@@ -174,7 +172,7 @@ def _tokens(base: Base, chunk: StoredChunk) -> int:
 def prompt(
     question: str, passages: list[Passage], history: Sequence[Message], model: ChatModel, settings: AnswerSettings
 ) -> tuple[list[Message], ChatOptions]:
-    """What the model is asked; passages that its context has no room for are taken off the end of the list. None fits: no messages."""
+    """What the model is asked; what its context has no room for is taken off the end of `passages`. None fits: no messages."""
     name = model.name.casefold()
     deepseek = settings.citations == "deepseek" or (
         settings.citations == "auto" and ("deepseek-r1" in name or "deepseek-reasoner" in name)
@@ -277,22 +275,24 @@ def sources(text: str, passages: Sequence[Passage], supporter: Supporter) -> lis
 # ---- quoted ---------------------------------------------------------------------------------------------------------------------
 
 
-def _quoted(
-    question: str, searched: str, hits: Sequence[Hit], reply: Reply, supporter: Supporter, settings: AnswerSettings
-) -> Iterator[Part]:
-    quotes = extract(searched, reply.passages, [hit.score for hit in hits], supporter)
+def _quoted(question: str, hits: Sequence[Hit], reply: Reply, base: Base, settings: AnswerSettings) -> Iterator[Part]:
+    """From the passages that were found themselves: their sections may be four times as long, and say little more."""
+    passages = [Passage(hit.document, [hit.chunk]) for hit in hits]
+    quotes = extract(reply.question, passages, [hit.score for hit in hits], Supporter(passages, base.embedder))
     text = ""
     citations: list[Citation] = []
     for quote in quotes:
-        citation = _cited(quote, reply.passages[quote.number])
+        citation = _cited(quote, passages[quote.number])
         piece = f"{chr(10) * 2 if text else ''}{quote.text}{chr(10) if quote.text.startswith('|') else ' '}[{citation.number}]"
         text += piece
         citations.append(citation)
         yield Part(text=piece)
         yield Part(citation=citation)
     used = list(dict.fromkeys(quote.number for quote in quotes))
-    asked = follow_ups(question, text, reply.passages, used, settings.follow_ups)
-    yield Part(reply=replace(reply, text=text, citations=citations, follow_ups=asked, found=bool(quotes)))
+    asked = follow_ups(question, text, passages, used, settings.follow_ups)
+    yield Part(
+        reply=replace(reply, text=text, citations=citations, passages=passages, follow_ups=asked, found=bool(quotes))
+    )
 
 
 def _cited(quote: Quote, passage: Passage) -> Citation:

@@ -1,8 +1,8 @@
 """Citations: read in an answer while it is written, and kept only where the cited passage says what their sentence says.
 
-A model cites as [1], [1, 3], 【1】, or as DeepSeek-R1 learnt it, [citation:1]. What a marker vouches for, its claim, is the text before
-it: back to the last marker, or else to the beginning of the sentence; where there is none yet ("According to [1], ..."), the sentence
-after it. A claim is held against the sentences of the cited passage, in three steps:
+A model cites as [1], [1, 3], 【1】, or as DeepSeek-R1 learnt it, [citation:1]. What a marker vouches for, its claim, is the text
+before it: back to the last marker, or else to the beginning of the sentence; where there is none yet ("According to [1], ..."),
+the sentence after it. A claim is held against the sentences of the cited passage, in three steps:
 
     numbers    every figure of the claim stands in the passage; units and ways of writing count for nothing (800k, 800,000, 80万)
     words      in one language: the share of the claim's words, the rare ones counting more, that stand there

@@ -1,7 +1,7 @@
 """An answer without a model: the sentences that come nearest to the question, word for word, each with its place.
 
-A sentence's score is its nearness to the question (support.py) and a share of its passage's own score, so that a sentence of a passage
-that fits as a whole goes before a like one elsewhere.
+A sentence's score is its nearness to the question (support.py) and a share of its passage's own score, so that a sentence of a
+passage that fits as a whole goes before a like one elsewhere.
 """
 
 from __future__ import annotations

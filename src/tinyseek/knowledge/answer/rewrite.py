@@ -1,7 +1,7 @@
 """A question that leans on the conversation ("and in 2023?", 那它呢？) made to stand alone, before anything is searched.
 
-With a model, the model writes it. Without one, a question that leans (it has a word that points back, or says too little) is searched
-together with the words of the question before it.
+With a model, the model writes it. Without one, a question that leans (it has a word that points back, or says too little) is
+searched together with the words of the question before it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _LEANS = {
 _FEW = {"en": 2, "zh": 2}  # words that say something: a question with fewer leans
 _LONGEST = 400  # characters of a question that a model may write
 _ASKED = {
-    "en": "Rewrite the last question so that it can be understood without the conversation: put in what it refers to, keep its language "
-    "and its meaning, add nothing else. Write the question alone.\n\n{talk}\n\nLast question: {question}",
-    "zh": "改写最后一个问题，使它脱离对话也能看懂：补上所指的内容，保持原来的语言和意思，不要添加别的。只写出问题。\n\n{talk}\n\n最后一个问题：{question}",
+    "en": "Rewrite the last question so that it can be understood without the conversation: put in what it refers to, keep its "
+    "language and its meaning, add nothing else. Write the question alone.\n\n{talk}\n\nLast question: {question}",
+    "zh": "改写最后一个问题，使它脱离对话也能看懂：补上所指的内容，保持原来的语言和意思，不要添加别的。"
+    "只写出问题。\n\n{talk}\n\n最后一个问题：{question}",
 }
 _WHO = {"en": {"user": "Person", "assistant": "Answer"}, "zh": {"user": "人", "assistant": "回答"}}
 

@@ -8,6 +8,7 @@ summary is made of the document's own sentences, chosen by what they share with 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ FEWEST_TOKENS = 300  # that a part must have room for
 MOST_PARTS = 20_000
 MOST_SENTENCES = 20_000  # of the documents that are looked at, evenly spread
 SENTENCES = 7  # of an extractive summary
+_MARKS = re.compile(r"^(?:[-*•·▪◦‣#>|]+|\d{1,3}[.)、])\s*")  # of a list's item, a heading
 _LONGEST_SENTENCE, _SHORTEST_SENTENCE = 400, 12  # characters
 
 _RULES = {
@@ -402,12 +404,14 @@ def _sentences(source: Source, at: int) -> Iterator[_Sentence]:
         if chunk.kind != "text":
             continue
         for start, end in segment.spans(chunk.text):
-            text = " ".join(chunk.text[start:end].split())
+            text = _MARKS.sub("", " ".join(chunk.text[start:end].split()))
             words = segment.words(text)
             if text in seen or not _SHORTEST_SENTENCE <= len(text) <= _LONGEST_SENTENCE or len(words) < 4:
                 continue
             letters = sum(character.isalpha() for character in text)
-            if letters < 0.6 * len(text.replace(" ", "")):  # rows of figures, references
+            if text.endswith(("…", "...", ":", "：")) or letters < 0.6 * len(
+                text.replace(" ", "")
+            ):  # lines of a table of contents, rows of figures
                 continue
             seen.add(text)
             places = tuple(p for p in chunk.places if p.span is None or (p.span[0] < end and p.span[1] > start))

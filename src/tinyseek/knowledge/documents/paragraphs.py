@@ -380,6 +380,9 @@ class _Builder:
             return False
         return last.x1 > last.right - 3 * last.size
 
+    def _is_item(self, line: Line) -> bool:
+        return not line.bold and bool(_BULLET.match(line.text))
+
     def _is_formula(self, line: Line) -> bool:
         text = line.text
         inside = line.x0 > line.left + 1.5 * line.size
@@ -395,6 +398,8 @@ class _Builder:
         size = max(above.size, below.size)
         if self._look.is_entry(above) and self._look.is_entry(below):
             return 0 < below.bottom - above.bottom < 4 * size
+        if self._is_item(above) and self._is_item(below) and abs(above.x0 - below.x0) < 1:
+            return 0 < below.bottom - above.bottom < 2.0 * max(self._look.step, 1.0) * size
         if above.mono and below.mono:  # an empty line within code
             return -0.5 * size < below.bottom - above.bottom < 2.6 * max(self._look.step, 1.0) * size
         return -0.5 * size < below.bottom - above.bottom < 1.3 * max(self._look.step, 1.0) * size

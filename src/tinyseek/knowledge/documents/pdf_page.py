@@ -193,12 +193,9 @@ def _text(handle: ctypes.c_void_p, count: int) -> str:
     )  # halves of wide characters stay halves, so that the numbering holds
     if len(text) == count:
         return text
-    # Characters that need two units, or none, put the numbering out: one call each then.
+    # Characters that are none put the numbering out: one call each then.
     codes = (pdfium.FPDFText_GetUnicode(handle, index) for index in range(count))
-    return "".join(
-        "\ufffe" if code == 2 else chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
-        for code in codes
-    )
+    return "".join("\ufffe" if code == 2 else chr(code) if code < 0x110000 else "\ufffd" for code in codes)
 
 
 def _words(handle: ctypes.c_void_p, frame: Frame, fonts: Fonts, page: Page) -> None:

@@ -292,6 +292,9 @@ class _Solver:
                     under = [c for c in range(len(self._edges) + 1) if a - 3 <= self._middle(c) <= b + 3]
                     if len(under) > 1:
                         return under[0], len(under)
+        middle = abs((piece.x0 + piece.x1) - (self._x0 + self._x1)) / 2 < 0.03 * self._width
+        if middle and self._region.is_ruled and len(row.pieces) == 1 and not in_head and not self._beside(row):
+            return 0, len(self._edges) + 1  # a title between rows
         if first == last:
             return first, 1
         if last == first + 1:
@@ -304,6 +307,10 @@ class _Solver:
         if centred or len(row.pieces) == 1 or (last - first == 1 and in_head):
             return first, last - first + 1
         return first, 0
+
+    def _beside(self, row: _Row) -> bool:
+        """Whether lines down part a row."""
+        return any(b[1] < row.bottom and b[3] > row.top and self._x0 + 5 < b[0] < self._x1 - 5 for b in self._down)
 
     def _middle(self, column: int) -> float:
         edges = [self._x0, *self._edges, self._x1]

@@ -118,7 +118,7 @@ def test_poolings(made: Any, modes: list[str], tmp_path: Path) -> None:
 def test_the_newer_way_to_name_a_pooling_and_a_plain_checkpoint(made: Any, tmp_path: Path) -> None:
     folder, model, tokenizer = made
     folder = Path(shutil.copytree(folder, tmp_path / "own"))
-    for said, mode in (("cls", "cls_token"), ("mean", "mean_tokens"), ("lasttoken", "lasttoken")):
+    for said, mode in (("cls", "cls_token"), (["mean"], "mean_tokens"), ("lasttoken", "lasttoken")):
         write(folder / "1_Pooling/config.json", {"embedding_dimension": 32, "pooling_mode": said})
         wanted = unit([POOLINGS[mode](hidden(model, tokenizer, text)) for text in texts(3)])
         assert np.abs(FolderEmbedder(folder).passages(texts(3)) - wanted).max() < 1e-5
@@ -201,7 +201,7 @@ def test_what_cannot_be_read_is_said_in_a_line(made: Any, tmp_path: Path) -> Non
     broken(lambda f: modules(f, "Pooling"), "no Transformer")
     broken(lambda f: (f / "modules.json").write_text("[3]"), r"modules\.json: cannot be read")
     broken(lambda f: write(f / "modules.json", [{"type": "x.Transformer", "path": "../.."}]), "outside of the folder")
-    broken(lambda f: pooling(f, entropy_tokens=True), "pooling mode entropy_tokens is not known")
+    broken(lambda f: pooling(f, entropy_tokens=True), "pooling pooling_mode_entropy_tokens is not known")
     broken(lambda f: (f / "1_Pooling/config.json").write_text("{"), "cannot be read")
     broken(lambda f: (f / "1_Pooling/config.json").write_text("[]"), "no JSON object")
     broken(lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing")

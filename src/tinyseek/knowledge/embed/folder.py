@@ -27,8 +27,15 @@ from tinyseek.model.weights import FolderWeights
 
 PASS_TOKENS = 4096  # that go through the network together, at most
 _QUERY, _PASSAGE = ("query",), ("document", "passage", "corpus")  # what prompts are called, by preference
-# The pooling's modes, in the order in which their vectors stand beside each other.
-_MODES = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+# The pooling's modes by the names of older files, in the order in which those mean several to stand beside each other.
+_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Tanh": torch.tanh,
     "Identity": lambda x: x,
@@ -130,22 +137,22 @@ class FolderEmbedder(Embedder):
 
 
 def _pooled(x_TD: Tensor, modes: Sequence[str], skipped: int) -> Tensor:
-    """A text's vector, of its tokens'; the first tokens that are skipped are no part of sums."""
+    """A text's vector, of its tokens'; the first ones are left out that are skipped."""
     counted_TD = x_TD[min(skipped, len(x_TD) - 1) :]
     count = len(counted_TD)
     vectors = []
     for mode in modes:
-        if mode == "cls_token":
-            vectors.append(x_TD[0])
+        if mode == "cls":
+            vectors.append(counted_TD[0])
         elif mode == "lasttoken":
-            vectors.append(x_TD[-1])
-        elif mode == "max_tokens":
+            vectors.append(counted_TD[-1])
+        elif mode == "max":
             vectors.append(counted_TD.amax(0))
-        elif mode == "weightedmean_tokens":
+        elif mode == "weightedmean":
             weight_T = torch.arange(len(x_TD) - count + 1, len(x_TD) + 1, device=x_TD.device, dtype=x_TD.dtype)
             vectors.append(weight_T @ counted_TD / weight_T.sum())
         else:
-            vectors.append(counted_TD.sum(0) / (count**0.5 if mode == "mean_sqrt_len_tokens" else count))
+            vectors.append(counted_TD.sum(0) / (count if mode == "mean" else count**0.5))
     return torch.cat(vectors)
 
 
@@ -226,19 +233,14 @@ def _around(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[tuple[int, .
 def _pooling(values: Json, folder: Path) -> tuple[str, ...]:
     """Modes whose vectors stand beside each other."""
     said = values.get("pooling_mode")
-    if said is not None:
-        names = {"cls": "cls_token", "lasttoken": "lasttoken"}
-        modes = [said] if isinstance(said, str) else list(said)
-        modes = [names.get(mode, f"{mode}_tokens") for mode in modes]
-    else:
-        modes = [
-            name.removeprefix("pooling_mode_") for name, on in values.items() if name.startswith("pooling_mode_") and on
-        ]
-        modes = modes or ["mean_tokens"]
-    unknown = [mode for mode in modes if mode not in _MODES]
-    if unknown:
-        raise UserError(f"{folder}: pooling mode {unknown[0]} is not known; known are {', '.join(_MODES)}")
-    return tuple(mode for mode in _MODES if mode in modes)
+    if said is None:
+        said = [_MODES.get(key, key) for key, on in values.items() if key.startswith("pooling_mode_") and on]
+        said.sort(key=lambda mode: list(_MODES.values()).index(mode) if mode in _MODES.values() else -1)
+    modes = [str(mode) for mode in ([said] if isinstance(said, str) else said)] or ["mean"]
+    for mode in modes:
+        if mode not in _MODES.values():
+            raise UserError(f"{folder}: pooling {mode} is not known; known are {', '.join(_MODES.values())}")
+    return tuple(modes)
 
 
 def _dense(folder: Path, device: torch.device) -> Dense:

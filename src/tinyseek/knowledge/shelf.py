@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.base import KnowledgeBase, check_name, collections, folder_of
-from tinyseek.knowledge.documents.blocks import Document
+from tinyseek.knowledge.documents.blocks import Box, Document
 from tinyseek.knowledge.documents.read import Readers
 from tinyseek.knowledge.embed.base import Embedder
 from tinyseek.knowledge.index.base import StoredChunk, StoredDocument
@@ -161,6 +161,16 @@ class Shelf:
             UserError: it cannot be shown.
         """
         return self._viewers.render_page(file, page, scale)
+
+    def find_text(self, file: Path, page: int, text: str, near: Sequence[Box] = ()) -> tuple[Box, ...]:
+        """Where a text stands on a page of a PDF, a box a line, in a worker process.
+
+        Args:
+            near: only what touches these, if there are any.
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return self._viewers.find_text(file, page, text, near)
 
     def read(self, file: Path, name: str) -> Document:
         """A file's blocks, for a viewer.

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ import psutil
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.documents import wire
-from tinyseek.knowledge.documents.blocks import Document
+from tinyseek.knowledge.documents.blocks import Box, Document
 from tinyseek.knowledge.documents.limits import DEFAULT, Limits
 
 _LOOK = 0.2  # seconds between two looks at a worker's memory
@@ -109,6 +109,26 @@ class Readers:
         check_file(file, str(file), self._limits)
         request = {"do": "render", "file": str(file.absolute()), "name": file.name, "page": page, "scale": scale}
         return base64.b64decode(self._ask(request, str(file))["png"])
+
+    def find_text(self, file: Path, page: int, text: str, near: Sequence[Box] = ()) -> tuple[Box, ...]:
+        """Where a text stands on a page of a PDF, a box a line; none where it is not found.
+
+        Args:
+            page: from 1.
+            near: only what touches these, if there are any.
+        Raises:
+            UserError: there is no such page, or the file cannot be read.
+        """
+        check_file(file, str(file), self._limits)
+        request = {
+            "do": "find",
+            "file": str(file.absolute()),
+            "name": file.name,
+            "page": page,
+            "text": text,
+            "near": near,
+        }
+        return tuple((a, b, c, d) for a, b, c, d in self._ask(request, str(file))["boxes"])
 
     def _ask(self, request: dict[str, Any], name: str) -> dict[str, Any]:
         worker = self._workers.get()

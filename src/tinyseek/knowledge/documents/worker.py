@@ -71,6 +71,10 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 
     if asked["do"] == "render":
         return {"png": base64.b64encode(pdf.render_page(file, asked["page"], asked["scale"])).decode()}
+    if asked["do"] == "find":
+        from tinyseek.knowledge.documents.pdf_find import find_text
+
+        return {"boxes": find_text(file, asked["page"], asked["text"], asked["near"])}
     raise ValueError(asked["do"])
 
 

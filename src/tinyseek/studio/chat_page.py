@@ -56,13 +56,17 @@ _LONGEST_REST = 0.5  # seconds between two pictures of a growing answer, at most
 class ChatPage:
     """One open page. It keeps nothing that the store does not have, but for what is half typed."""
 
-    def __init__(self, shared: Shared, owner: str, words: Words, theme: str, place: str | None) -> None:
+    def __init__(
+        self, shared: Shared, owner: str, words: Words, theme: str, place: str | None, knowledge: bool = False
+    ) -> None:
         """Build the page; needs NiceGUI's page context.
 
         Args:
             place: the conversation that the address names.
+            knowledge: there is a knowledge page, to which a link leads.
         """
         self.shared, self.owner, self.words, self.theme = shared, owner, words, theme
+        self._knowledge = knowledge
         self.client = ui.context.client
         self.place: Conversation | None = shared.chats.get(owner, place) if place else None
         self.talk = Talk.kept(self.place.settings if self.place else self._usual())
@@ -91,7 +95,7 @@ class ChatPage:
         words = self.words
         with ui.element("div").classes("studio") as self.root:
             with ui.element("nav").classes("side").props(f'aria-label="{words("Conversations")}"'):
-                _html(frame.side_top(words))
+                _html(frame.side_top(words, self._knowledge))
                 self.list = _html("", "list")
                 self.foot = _html("", "foot")
             with ui.element("main").classes("talk"):

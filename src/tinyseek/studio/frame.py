@@ -13,14 +13,15 @@ from tinyseek.studio.words import Words
 THEMES = {"auto": ("half", "Theme: as the system"), "light": ("sun", "Theme: light"), "dark": ("moon", "Theme: dark")}
 
 
-def side_top(words: Words) -> Html:
-    """The name, the way to a new conversation, the search."""
+def side_top(words: Words, knowledge: bool = False) -> Html:
+    """The name, the way to a new conversation, and to the documents where there is a page of them; the search."""
     field = el(
         "input", type="search", placeholder=words("Search"), aria_label=words("Search conversations"), maxlength=200
     )
     return join(
         el("div", MARK, "tinyseek", button("close-drawer", words("Close"), icon("close")), class_="brand"),
         el("button", icon("plus"), words("New chat"), type="button", class_="new", data_act="new"),
+        el("a", icon("book"), words("Ask my documents"), href="/kb", class_="new to-kb") if knowledge else "",
         el("div", icon("search"), field, class_="find"),
     )
 

@@ -2,7 +2,7 @@
 (() => {
   const one = (selector, within = document) => within.querySelector(selector);
   const box = () => one("#ask");
-  const DRAFT = "tinyseek.draft";
+  const DRAFT = location.pathname.startsWith("/kb") ? "tinyseek.kb-draft" : "tinyseek.draft";
 
   const studio = {
     // The text that was typed, taken out of the box; empty while an answer is being written.

@@ -1,0 +1,211 @@
+"""The tab of documents: what is in a collection, what is being brought in, what could not be read and why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nicegui import ui
+
+from tinyseek.errors import UserError
+from tinyseek.evaluate.page import join
+from tinyseek.knowledge.documents.kinds import KINDS, LANGUAGES
+from tinyseek.knowledge.index.base import Filters, StoredDocument
+from tinyseek.studio import kb_pieces
+from tinyseek.studio.kb_intake import Intake
+
+if TYPE_CHECKING:
+    from tinyseek.studio.kb_page import KbPage
+
+Said = dict[str, Any]
+_SUFFIXES = sorted({suffix for _, suffixes in KINDS.values() for suffix in suffixes} | set(LANGUAGES))
+_QUESTIONS = 4
+
+
+class DocumentsTab:
+    """Draws the list again whenever something changes; the boxes that are typed into stay."""
+
+    def __init__(self, page: KbPage) -> None:
+        """Build it, empty; needs NiceGUI's slot."""
+        self._page, self._words = page, page.words
+        self._found: list[StoredDocument] = []
+        self._find = ""
+        self._tagging: int | None = None
+        self._most = kb_pieces.MOST_ROWS
+        self._added_to = ""
+        with ui.element("div").classes("inner"):
+            self._add = _html("", "adding")
+            self._folders = _html("")
+            self._intake = _html("").props('role="status"')
+            self._head = _html("", "documents-head")
+            self._list = _html("", "documents-list")
+
+    def forget(self) -> None:
+        """Another collection is shown."""
+        self._find, self._tagging, self._most = "", None, kb_pieces.MOST_ROWS
+        self._found = []
+        self._head.content = ""
+
+    async def show(self) -> None:
+        """All of it, as it is now."""
+        page, words = self._page, self._words
+        try:
+            base = await page.base()
+            self._found = await asyncio.to_thread(base.documents)
+            intake = page.desk.intake(page.key, page.collection)
+        except UserError:
+            self._found = []
+            return
+        if page.writable and self._added_to != page.collection:
+            self._added_to = page.collection
+            most = base.settings.limits.file_mb
+            self._add.content = kb_pieces.adding(page.collection, most, _SUFFIXES, page.here, words)
+        folders = sorted({document.folder for document in self._found if document.folder}) if page.here else []
+        self._folders.content = kb_pieces.folders(folders, words)
+        self._intake.content = kb_pieces.intake(intake, words) if page.writable else ""
+        self._show_list()
+
+    def _show_list(self) -> None:
+        words = self._words
+        shown = self._shown()
+        count = len(self._found)
+        if not count:
+            self._head.content = self._list.content = ""
+            return
+        if not self._head.content:  # a box that is typed into is not drawn anew
+            self._head.content = kb_pieces.documents_find(self._find, words)
+        told = kb_pieces.documents_told(count, len(shown), bool(self._find), words)
+        table = kb_pieces.documents(shown, self._tagging, self._most, self._page.writable, words)
+        self._list.content = join(told, table)
+
+    def _shown(self) -> list[StoredDocument]:
+        wanted = self._find.casefold().split()
+        return [
+            document
+            for document in self._found
+            if all(
+                word in f"{document.name}\n{document.title}\n{' '.join(document.tags)}".casefold() for word in wanted
+            )
+        ]
+
+    def questions(self) -> list[str]:
+        """Questions to begin with, made of the documents' titles."""
+        words = self._words
+        titles = list(dict.fromkeys(document.title or Path(document.name).stem for document in self._found))
+        return [words("What is “{title}” about?", title=title[:80]) for title in titles[:_QUESTIONS]]
+
+    # ---- what is clicked ----
+
+    def act_find(self, said: Said) -> None:
+        self._find, self._most = str(said.get("text", "")), kb_pieces.MOST_ROWS
+        self._show_list()
+
+    def act_by_tag(self, said: Said) -> None:
+        self._find = str(said.get("tag", ""))
+        self._head.content = kb_pieces.documents_find(self._find, self._words)
+        self._show_list()
+
+    def act_more_documents(self, _: Said) -> None:
+        self._most += kb_pieces.MOST_ROWS
+        self._show_list()
+
+    def act_scope(self, _: Said) -> None:
+        """Ask those alone that are listed now."""
+        shown = self._shown()
+        if shown:
+            said = shown[0].name if len(shown) == 1 else self._words("{count} documents", count=f"{len(shown):,}")
+            self._page.ask_only(Filters(documents=tuple(document.id for document in shown)), said)
+
+    async def act_view(self, said: Said) -> None:
+        await self._page.viewer.open(_int(said.get("id")))
+
+    def act_tags(self, said: Said) -> None:
+        self._tagging = _int(said.get("id"))
+        self._show_list()
+        self._page.script("kb.name()")
+
+    async def act_tagged(self, said: Said) -> None:
+        self._tagging = None
+        tags = [tag.strip() for tag in str(said.get("text", "")).replace("，", ",").split(",") if tag.strip()]
+        try:
+            base = await self._page.base()
+            await asyncio.to_thread(base.set_tags, _int(said.get("id")), tags)
+        finally:
+            await self.show()
+        self._page.told()
+
+    async def act_again(self, said: Said) -> None:
+        """Read a document's file anew."""
+        base = await self._page.base()
+        document = await asyncio.to_thread(base.document, _int(said.get("id")))
+        self._writing().again(document.id, document.name)
+
+    async def act_remove(self, said: Said) -> None:
+        """Ask before a document is removed."""
+        words = self._words
+        base = await self._page.base()
+        document = await asyncio.to_thread(base.document, _int(said.get("id")))
+        question = (
+            words("Remove “{name}”? The file itself stays.", name=document.name)
+            if document.folder or not Path(document.source).is_relative_to(base.folder.absolute())
+            else words("Remove “{name}”? It was uploaded, so it is gone then.", name=document.name)
+        )
+        self._page.confirm(question, "really-remove", words("Remove"), data_id=document.id)
+
+    async def act_really_remove(self, said: Said) -> None:
+        self._page.act_no(said)
+        base = await self._page.base()
+        number = _int(said.get("id"))
+        await asyncio.to_thread(base.remove, [number])
+        viewer = self._page.viewer
+        if viewer.document is not None and viewer.document.id == number:
+            viewer.close()
+        self._page.desk.tell(self._page.key, self._page.collection, "documents")
+
+    def act_add_path(self, said: Said) -> None:
+        """A folder, or a file, of this machine: for who sits at it alone."""
+        text = str(said.get("text", "")).strip().strip("\"'")
+        if not text:
+            return
+        if not self._page.here:
+            raise UserError(self._words("Folders are added where the server runs; drop the files here instead."))
+        path = Path(text).expanduser()
+        if not path.is_absolute():
+            raise UserError(self._words("Give the whole path, from the root: /home/me/papers"))
+        self._writing().add(path)
+        self._page.script("document.querySelector('#kb-path').value = ''")
+
+    def act_look_again(self, said: Said) -> None:
+        known = {document.folder for document in self._found}
+        if self._page.here and said.get("path") in known:
+            self._writing().add(Path(str(said["path"])))
+
+    def act_halt(self, _: Said) -> None:
+        self._writing().stop()
+
+    def act_forget(self, _: Said) -> None:
+        self._writing().forget()
+
+    def _writing(self) -> Intake:
+        """What brings files in.
+
+        Raises:
+            UserError: nothing may be changed here.
+        """
+        page = self._page
+        if not page.writable:
+            raise UserError(self._words("This server only answers questions."))
+        return page.desk.intake(page.key, page.collection)
+
+
+def _int(value: object) -> int:
+    with contextlib.suppress(ValueError):
+        return int(str(value))
+    return -1
+
+
+def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
+    """HTML of ours, in which all text is escaped already."""
+    return ui.html(content, sanitize=False, tag=tag).classes(classes)

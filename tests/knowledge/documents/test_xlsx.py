@@ -15,7 +15,7 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.table import Table as OwnTable
 
 from tinyseek.errors import UserError
-from tinyseek.knowledge.documents import xlsx
+from tinyseek.knowledge.documents import workbook, xlsx
 from tinyseek.knowledge.documents.blocks import Document
 from tinyseek.knowledge.documents.cells import (
     cell_range,
@@ -339,3 +339,47 @@ def test_cells_far_apart_make_no_table_and_no_memory(tmp_path: Path) -> None:
     assert sum("value" in block.text for block in document.blocks) == 399
     with pytest.raises(UserError, match="too far apart"):
         xlsx.cells_of(tmp_path / "a.xlsx", Limits())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_both_ways_of_reading_a_sheet_give_the_same_cells(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sheets as Excel, openpyxl, and odd programs write them; the fast way must really be taken for usual ones."""
+    print("seed", seed)
+    chance = random.Random(seed)
+    book = openpyxl.Workbook()
+    for row in range(1, 60):
+        for column in range(1, 12):
+            if chance.random() < 0.7:
+                book.active.cell(row, column, random_value(chance) if chance.random() < 0.9 else "=A1&B2")
+    book.active.merge_cells("C3:D4")
+    book.save(tmp_path / "plain.xlsx")
+    oddities = (
+        (b"<c r=", b"<c  r="),
+        (b"<v>", b"<v xml:space='preserve'>"),
+        (b"<c r=", b'<c cm="1" r='),
+        (b"</row>", b"</row>\r\n  "),
+        (b"<sheetData>", b"<sheetData><!-- x -->"),
+        (b"<v>1", b"<v>&#49;"),
+        (b"<row r=", b'<row spans="1:9" r='),
+        (b"<worksheet ", b"<worksheet  "),
+    )
+    with zipfile.ZipFile(tmp_path / "plain.xlsx") as old, zipfile.ZipFile(tmp_path / "odd.xlsx", "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("sheet1.xml"):
+                was, becomes = oddities[seed]
+                assert was in data
+                data = data.replace(was, becomes, data.count(was) if seed in (4, 7) else chance.randrange(1, 30))
+            new.writestr(name, data)
+    taken: list[bool] = []
+    split = workbook.split_sheet
+    monkeypatch.setattr(workbook, "split_sheet", lambda data: taken.append(split(data) is not None) or split(data))
+    fast = [workbook.read_workbook(tmp_path / name, Limits()).sheets for name in ("plain.xlsx", "odd.xlsx")]
+    assert taken[0]
+    monkeypatch.setattr(workbook, "split_sheet", lambda _: None)
+    slow = [workbook.read_workbook(tmp_path / name, Limits()).sheets for name in ("plain.xlsx", "odd.xlsx")]
+    assert fast == slow
+    assert fast[0] == fast[1]
+    assert sum(len(row) for row in fast[0][0].rows.values()) > 300

@@ -33,6 +33,8 @@ class Sheet:
         top: number of its first row, from 1. left: of its first column.
         rows: all of one length; None is empty, or a formula whose value was not kept.
         merged: row, column, rows, columns of merged cells, indices into `rows`; only the first cell has the value.
+        hidden: in the workbook.
+        notes: what makes sums of it wrong, a line each.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Sheet:
     left: int
     rows: tuple[tuple[Value, ...], ...]
     merged: tuple[tuple[int, int, int, int], ...] = ()
+    hidden: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tinyseek.knowledge.documents.docx_formulas import M, latex
 from tinyseek.knowledge.documents.docx_numbers import Numbering, Style, W, read_styles, switched, value
 from tinyseek.knowledge.documents.limits import Limits
 from tinyseek.knowledge.documents.outline import Outline, language_of
-from tinyseek.knowledge.documents.zipped import Package, day
+from tinyseek.knowledge.documents.zipped import Package, day, whole
 
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawing}"
@@ -197,11 +197,11 @@ class _Reader:
         """Of a heading, from 1; 0 for what is none."""
         direct = value(element.find(f"{W}pPr/{W}outlineLvl"))
         if direct is not None and direct.isdecimal():
-            return int(direct) + 1 if int(direct) < 9 else 0
+            return whole(direct, 9, 9) + 1 if whole(direct, 9, 9) < 9 else 0
         if style.name == "title":
             return 1
         if style.name.startswith("heading ") and style.name[8:].isdecimal():
-            return min(int(style.name[8:]), 9)
+            return whole(style.name[8:], 9, 9)
         return style.outline + 1 if style.outline is not None and style.outline < 9 else 0
 
     def _label(self, element: etree._Element, style_id: str, style: Style) -> tuple[str | None, int]:
@@ -212,7 +212,7 @@ class _Reader:
             number = style.number
         if number is None or number == "0":  # 0 takes away what the style gives
             return None, 0
-        depth = int(level) if level and level.isdecimal() else self._numbering.level_of_style(style_id)
+        depth = whole(level, 0, 8) if level is not None else self._numbering.level_of_style(style_id)
         depth = depth if depth is not None else style.level or 0
         label = self._numbering.next(number, depth)
         return (label or None), depth
@@ -253,7 +253,7 @@ class _Reader:
                 return
             bold = switched(properties.find(f"{W}b"), bold)
             said = value(properties.find(f"{W}sz"))
-            size = int(said) if said and said.isdecimal() else 0
+            size = whole(said, 0)
         before = len(found.texts)
         for part in run:
             tag = part.tag
@@ -445,8 +445,7 @@ def _unwrapped(element: etree._Element, tag: str) -> Iterator[etree._Element]:
 
 
 def _span(element: etree._Element | None, otherwise: int) -> int:
-    said = value(element)
-    return min(int(said), _WIDEST) if said and said.isdecimal() else otherwise
+    return whole(value(element), otherwise, _WIDEST)
 
 
 def _header_rows(element: etree._Element, spans: dict[tuple[int, int], tuple[int, int]], rows: int, width: int) -> int:

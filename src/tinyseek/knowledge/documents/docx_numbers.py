@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
+from tinyseek.knowledge.documents.zipped import whole
+
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _DEEPEST = 30  # styles based on styles
 _LEVELS = 9
@@ -55,11 +57,11 @@ def read_styles(root: etree._Element) -> dict[str, Style]:
         size = value(entry.find(f"{W}rPr/{W}sz"))
         known[style_id] = Style(
             name,
-            int(outline) if outline and outline.isdecimal() else base.outline,
+            whole(outline, 9) if outline is not None else base.outline,
             number or base.number,
-            int(level) if level and level.isdecimal() else base.level,
+            whole(level, 0, 8) if level is not None else base.level,
             switched(entry.find(f"{W}rPr/{W}b"), base.bold),
-            int(size) if size and size.isdecimal() else base.size,
+            whole(size, base.size),
         )
         return known[style_id]
 
@@ -114,21 +116,21 @@ class Numbering:
                 asks[key] = name
             for level in entry.iterfind(f"{W}lvl"):
                 if style := value(level.find(f"{W}pStyle")):
-                    found._style_levels[style] = key, _int(level.get(f"{W}ilvl"), 0)
+                    found._style_levels[style] = key, whole(level.get(f"{W}ilvl"), 0)
         for key, name in asks.items():
             found._lists[key] = found._lists.get(linked.get(name, ""), found._lists[key])
         for entry in root.iterfind(f"{W}num"):
             number = entry.get(f"{W}numId") or ""
             found._of[number] = value(entry.find(f"{W}abstractNumId")) or ""
             for change in entry.iterfind(f"{W}lvlOverride"):
-                level_number = _int(change.get(f"{W}ilvl"), 0)
+                level_number = whole(change.get(f"{W}ilvl"), 0)
                 start = value(change.find(f"{W}startOverride"))
-                whole = dict(_levels(change)).get(level_number)
+                changed = dict(_levels(change)).get(level_number)
                 changes = found._overrides.setdefault(number, {})
                 if start is not None:
-                    changes[level_number] = _int(start, 1)
-                elif whole is not None:
-                    changes[level_number] = whole
+                    changes[level_number] = whole(start, 1)
+                elif changed is not None:
+                    changes[level_number] = changed
         return found
 
     def level_of_style(self, style_id: str) -> int | None:
@@ -169,9 +171,9 @@ class Numbering:
 def _levels(entry: etree._Element) -> list[tuple[int, _Level]]:
     return [
         (
-            _int(level.get(f"{W}ilvl"), 0),
+            whole(level.get(f"{W}ilvl"), 0),
             _Level(
-                _int(value(level.find(f"{W}start")), 1),
+                whole(value(level.find(f"{W}start")), 1),
                 _form(level),
                 (value(level.find(f"{W}lvlText")) or "")[:100],
                 switched(level.find(f"{W}isLgl"), False),
@@ -186,13 +188,6 @@ def _form(level: etree._Element) -> str:
     if direct is None:  # in AlternateContent, for formats that old versions do not know
         direct = next(level.iter(f"{W}numFmt"), None)
     return value(direct) or "decimal"
-
-
-def _int(text: str | None, otherwise: int) -> int:
-    try:
-        return max(-1, min(int(text or ""), 1_000_000))
-    except ValueError:
-        return otherwise
 
 
 def written(count: int, form: str) -> str:

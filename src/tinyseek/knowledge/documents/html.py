@@ -15,6 +15,7 @@ from tinyseek.knowledge.documents.decode import decode, too_long
 from tinyseek.knowledge.documents.html_tables import read_table
 from tinyseek.knowledge.documents.limits import Limits
 from tinyseek.knowledge.documents.outline import Outline, language_of
+from tinyseek.knowledge.documents.zipped import whole
 
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.I)
 _SPACE = re.compile(r"[ \t\n\r\f\u00a0]+")
@@ -240,8 +241,7 @@ class _Reader:
     def _items(self, element: etree._Element, level: int, depth: int) -> list[str]:
         """A list's lines: with its numbers, deeper ones indented."""
         lines: list[str] = []
-        start = element.get("start") or ""
-        number = int(start) if start.lstrip("-").isdecimal() and len(start) < 10 else 1
+        number = whole(element.get("start"), 1)
         for entry in element:
             if not isinstance(entry.tag, str) or entry.tag in _NEVER or self._is_hidden(entry):
                 continue
@@ -251,8 +251,7 @@ class _Reader:
             text, inner = self._item(entry, level, depth)
             indent = "  " * level
             if element.tag == "ol":
-                said = entry.get("value") or ""
-                number = int(said) if said.isdecimal() and len(said) < 10 else number
+                number = whole(entry.get("value"), number)
                 label = f"{number}. "
                 number += 1
             else:

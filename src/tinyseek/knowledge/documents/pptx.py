@@ -16,7 +16,7 @@ from tinyseek.knowledge.documents.blocks import Box, Document, Place, Table
 from tinyseek.knowledge.documents.docx_formulas import M, latex
 from tinyseek.knowledge.documents.limits import Limits
 from tinyseek.knowledge.documents.outline import Outline, language_of
-from tinyseek.knowledge.documents.zipped import Package, Relation, day
+from tinyseek.knowledge.documents.zipped import Package, Relation, day, whole
 
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -273,8 +273,7 @@ def _paragraphs(element: etree._Element) -> Iterator[tuple[str, int, str]]:
         properties = paragraph.find(f"{A}pPr")
         mark, level = "", 0
         if properties is not None:
-            said = properties.get("lvl") or "0"
-            level = int(said) if said.isdecimal() and len(said) < 3 else 0
+            level = whole(properties.get("lvl"), 0, 8)
             for tag, sign in ((f"{A}buNone", "none"), (f"{A}buAutoNum", "1"), (f"{A}buChar", "•"), (f"{A}buBlip", "•")):
                 if properties.find(tag) is not None:
                     mark = sign
@@ -309,10 +308,7 @@ def _table(element: etree._Element, most: int) -> Table:
             if cell.get("hMerge") in ("1", "true") or cell.get("vMerge") in ("1", "true"):
                 texts.append("")
                 continue
-            tall, wide = (
-                min(int(said), _WIDEST) if (said := cell.get(name, "1")).isdecimal() else 1
-                for name in ("rowSpan", "gridSpan")
-            )
+            tall, wide = (whole(cell.get(name), 1, _WIDEST) for name in ("rowSpan", "gridSpan"))
             if tall * wide > 1:
                 merged.append((number, len(texts), tall, wide))
             texts.append("\n".join(text for text, _, _ in _paragraphs(cell)))
@@ -335,10 +331,10 @@ def _points(element: etree._Element | None) -> dict[int, str]:
         return {}
     found: dict[int, str] = {}
     for point in element.iter(f"{_C}pt"):
-        at, said = point.get("idx") or "", point.findtext(f"{_C}v")
-        if at.isdecimal() and said is not None:
+        at, said = whole(point.get("idx"), -1), point.findtext(f"{_C}v")
+        if at >= 0 and said is not None:
             # Categories of several levels have several texts at one index; the first is the innermost.
-            found[int(at)] = f"{said} {found[int(at)]}" if int(at) in found else said
+            found[at] = f"{said} {found[at]}" if at in found else said
     if not found and (text := element.findtext(f"{_C}v")):
         found[0] = text
     return found

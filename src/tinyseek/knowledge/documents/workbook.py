@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +28,10 @@ from tinyseek.knowledge.documents.cells import (
     write_value,
 )
 from tinyseek.knowledge.documents.limits import Limits
-from tinyseek.knowledge.documents.zipped import Package
+from tinyseek.knowledge.documents.sheet_rows import Raw, cells_in, split_sheet
+from tinyseek.knowledge.documents.zipped import Package, whole
 
+_WHOLE = 250 << 20  # bytes; a larger sheet is never in memory as a whole
 MAX_ROWS, MAX_COLUMNS = 1_048_576, 16_384  # of a sheet, by the standard
 _ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")
 
@@ -99,28 +101,68 @@ class _Reader:
 
     def __init__(self, strings: list[str], forms: list[NumberFormat], since_1904: bool, most: int) -> None:
         self._strings = [Cell(text) if text and not text.isspace() else None for text in strings]
-        self._forms, self._since_1904 = forms, since_1904
+        self._forms = {str(number): form for number, form in enumerate(forms)}
+        self._since_1904 = since_1904
         self._left, self._most = most, most
         self._columns: dict[str, int] = {}  # by the letters: asked once a cell
 
     def read(self, package: Package, part: str, sheet: SheetCells) -> None:
-        number = -1
-        for element in package.elements(part, "{*}row", "{*}mergeCell"):
-            if str(element.tag).endswith("}mergeCell"):
-                if (merged := read_range(element.get("ref") or "")) and merged[2] * merged[3] > 1:
-                    sheet.merged.append(merged)
-                continue
-            said = element.get("r")
-            number = int(said) - 1 if said and said.isdecimal() else number + 1
-            if not 0 <= number < MAX_ROWS:
-                raise UserError(f"is a damaged Excel workbook (row {said} in {part})")
-            if row := self._row(element):
-                sheet.rows[number] = sheet.rows.get(number, {}) | row
-                self._left -= len(row)
-                if self._left < 0:
-                    raise UserError(f"has more than {self._most:,} cells; split it, or raise limits.cells")
+        """A sheet's cells: those of a usual sheet by expressions, else by its elements."""
+        usual = split_sheet(data) if package.size(part) <= _WHOLE and (data := package.read(part)) else None
+        if usual is not None:
+            text, rows, around = usual
+            for number, start, end in rows:
+                cells = cells_in(text, start, end)
+                self._put(
+                    sheet,
+                    part,
+                    number,
+                    self._raw_row(cells) if cells is not None else self._odd_row(text[start:end], package, part),
+                )
+            for element in package.tree(around, part).iter("{*}mergeCell"):
+                _merge(element, sheet)
+        else:
+            self._elements(package.elements(part, "{*}row", "{*}mergeCell"), part, sheet)
         if list(sheet.rows) != sorted(sheet.rows):
             sheet.rows = dict(sorted(sheet.rows.items()))
+
+    def _elements(self, elements: Iterator[etree._Element], part: str, sheet: SheetCells) -> None:
+        number = -1
+        for element in elements:
+            if str(element.tag).endswith("}mergeCell"):
+                _merge(element, sheet)
+            else:
+                number = whole(element.get("r"), number + 2) - 1
+                self._put(sheet, part, number, self._row(element))
+
+    def _put(self, sheet: SheetCells, part: str, number: int, row: dict[int, Cell]) -> None:
+        if not 0 <= number < MAX_ROWS:
+            raise UserError(f"is a damaged Excel workbook (row {number + 1:,} in {part})")
+        if row:
+            sheet.rows[number] = sheet.rows[number] | row if number in sheet.rows else row
+            self._left -= len(row)
+            if self._left < 0:
+                raise UserError(f"has more than {self._most:,} cells; split it, or raise limits.cells")
+
+    def _raw_row(self, cells: Iterable[Raw]) -> dict[int, Cell]:
+        row: dict[int, Cell] = {}
+        column, ordered = -1, True
+        columns, typed = self._columns, self._typed
+        for letters, style, kind, formula, raw in cells:
+            before, column = column, columns.get(letters, -1)
+            if column < 0:
+                column = columns[letters] = column_number(letters)
+            ordered &= column > before
+            cell = Cell(None, formula="=" + formula) if formula and not raw else None
+            if raw:
+                cell = typed(raw, kind or "n", style)
+            if cell is not None and column < MAX_COLUMNS:
+                row[column] = cell
+        return row if ordered else dict(sorted(row.items()))
+
+    def _odd_row(self, text: str, package: Package, part: str) -> dict[int, Cell]:
+        """A row of a usual sheet that has unusual cells."""
+        return self._row(package.tree(f'<row xmlns="x">{text}</row>'.encode(), part))
 
     def _row(self, element: etree._Element) -> dict[int, Cell]:
         row: dict[int, Cell] = {}
@@ -154,18 +196,24 @@ class _Reader:
             elif tag[-3:] == "}is":
                 inline = part
         kind = entry.get("t", "n")
-        if raw is None:
+        if not raw:
             if inline is not None:
                 text = _unescaped(_rich(inline))
                 return Cell(text) if text.strip() else None
             if formula is not None:
                 return Cell(None, formula="=" + (formula.text or f"(as in the cells with formula {formula.get('si')})"))
             return None
+        return self._typed(raw, kind, entry.get("s"))
+
+    def _typed(self, raw: str, kind: str, style: str | None) -> Cell | None:
+        """A cell of its value as it is written, its type and its style."""
         if kind == "n":
-            return self._number(raw, entry.get("s"))
+            return self._number(raw, style)
         if kind == "s":
-            number = int(raw) if raw.strip().isdecimal() else -1
-            return self._strings[number] if 0 <= number < len(self._strings) else None
+            try:
+                return self._strings[int(raw)] if raw[0] != "-" else None
+            except (ValueError, IndexError):
+                return None
         if kind == "b":
             return Cell(raw.strip() in ("1", "true"))
         if kind == "d":
@@ -180,12 +228,16 @@ class _Reader:
             return Cell(raw) if raw.strip() else None
         if style is None:
             return Cell(value)
-        number = int(style) if style.isdecimal() else -1
-        form = self._forms[number] if 0 <= number < len(self._forms) else GENERAL
+        form = self._forms.get(style, GENERAL)
         if form.kind != "number":
             assert isinstance(value, int | float)
             return Cell(from_serial(float(value), form.kind, self._since_1904))
         return Cell(value, form)
+
+
+def _merge(element: etree._Element, sheet: SheetCells) -> None:
+    if (merged := read_range(element.get("ref") or "")) and merged[2] * merged[3] > 1:
+        sheet.merged.append(merged)
 
 
 def _strings(package: Package, part: str) -> list[str]:
@@ -234,7 +286,7 @@ def _forms(package: Package, part: str) -> list[NumberFormat]:
     for entry in root.iterfind("{*}cellXfs/{*}xf"):
         number = entry.get("numFmtId") or "0"
         if number not in known:
-            known[number] = number_format(int(number) if number.isdecimal() else 0, codes.get(number))
+            known[number] = number_format(whole(number, 0), codes.get(number))
         forms.append(known[number])
     return forms
 
@@ -250,9 +302,8 @@ def _beside(package: Package, part: str, sheet: SheetCells) -> None:
 def _table(package: Package, part: str, sheet: SheetCells) -> None:
     root = package.xml(part)
     where = read_range(root.get("ref") or "")
-    header = root.get("headerRowCount", "1")
     if where is not None:
-        sheet.tables.append((where, int(header) if header.isdecimal() else 1))
+        sheet.tables.append((where, whole(root.get("headerRowCount"), 1)))
 
 
 def _remarks(package: Package, part: str, sheet: SheetCells) -> None:

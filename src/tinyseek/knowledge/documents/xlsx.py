@@ -17,7 +17,7 @@ from tinyseek.knowledge.documents.cells import Sheet, Value, cell_range
 from tinyseek.knowledge.documents.limits import Limits
 from tinyseek.knowledge.documents.outline import Outline, language_of
 from tinyseek.knowledge.documents.regions import Region, regions
-from tinyseek.knowledge.documents.workbook import Cell, SheetCells, covered, read_workbook
+from tinyseek.knowledge.documents.workbook import Cell, SheetCells, cell_name, covered, read_workbook
 from tinyseek.knowledge.documents.zipped import day
 
 _TITLE = 120  # characters of a title at most; longer text over a table is a paragraph
@@ -75,7 +75,8 @@ def cells_of(file: Path, limits: Limits) -> list[Sheet]:
         if box.rows * box.columns > limits.cells:
             raise UserError(f"the cells of its sheet {sheet.name} lie too far apart for a table ({_range(box)})")
         rows = tuple(tuple(_value(cell) for cell in row) for row in _grid(sheet, box))
-        found.append(Sheet(sheet.name, box.top + 1, box.left + 1, rows, _merged_in(sheet, box)))
+        merged = _merged_in(sheet, box)
+        found.append(Sheet(sheet.name, box.top + 1, box.left + 1, rows, merged, sheet.hidden, _without_value(sheet)))
     return found
 
 
@@ -271,6 +272,15 @@ def _merged_in(sheet: SheetCells, box: Region) -> tuple[tuple[int, int, int, int
         for top, left, rows, columns in sheet.merged
         if box.top <= top <= box.bottom and box.left <= left <= box.right
     )
+
+
+def _without_value(sheet: SheetCells) -> tuple[str, ...]:
+    """Which cells hold formulas whose value was not kept."""
+    places = [cell_name(at, column) for at, row in sheet.rows.items() for column, cell in row.items() if cell.formula]
+    if not places:
+        return ()
+    named = ", ".join(places[:5]) + (f" and {len(places) - 5:,} more cells" if len(places) > 5 else "")
+    return (f"formulas without a value in the file: {named}; open and save it in Excel",)
 
 
 def _value(cell: Cell | None) -> Value:

@@ -112,6 +112,11 @@ class Package:
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError) as error:
             raise UserError(f"is a damaged {self._name} ({name}: {error}); fetch it anew") from None
 
+    def size(self, name: str) -> int:
+        """How many bytes a part unpacks to at most; 0 for one that is not there."""
+        part = self._parts.get(name.lower())
+        return part.file_size if part is not None else 0
+
     def read(self, name: str) -> bytes:
         """A part's bytes. Raises as `open` does."""
         try:
@@ -126,7 +131,10 @@ class Package:
         Raises:
             UserError: as `open` does, and for what is not XML or has a DTD.
         """
-        data = self.read(name)
+        return self.tree(self.read(name), name)
+
+    def tree(self, data: bytes, name: str) -> etree._Element:
+        """The tree of a part's bytes, as `xml` has it."""
         if b"purl.oclc.org/ooxml" in data[:8192]:
             data = _usual(data)
         try:
@@ -212,6 +220,13 @@ def day(date: str) -> str:
     """The day of an ISO time as Office writes it, or nothing: "2024-03-01T10:00:00Z" -> "2024-03-01"."""
     head = date.strip()[:10]
     return head if len(head) == 10 and head[4] == head[7] == "-" and head.replace("-", "").isdigit() else ""
+
+
+def whole(text: str | None, otherwise: int, most: int = 10**9) -> int:
+    """A number that an attribute says, from 0 to `most`; `otherwise` for what is none."""
+    if text is None or not text.isdecimal():
+        return otherwise
+    return min(int(text), most) if len(text) < 20 else most
 
 
 def _parser() -> etree.XMLParser:

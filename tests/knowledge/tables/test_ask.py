@@ -10,6 +10,7 @@ import pytest
 from knowledge.memory_index import MemoryIndex
 from knowledge.scripted_model import ScriptedModel
 from knowledge.tables.sheets import orders, staff
+from openpyxl import Workbook
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.tables.ask import ask_tables
@@ -167,3 +168,30 @@ def test_the_sheets_of_a_collection_are_found(tmp_path: Path) -> None:
         index.put(StoredDocument(str(tmp_path / name), name, "", 1, kind), [], np.zeros((0, 4), np.float32))
     (file,) = files_of(index)
     assert (file.name, file.path) == ("orders.xlsx", tmp_path / "orders.xlsx")
+
+
+def test_what_makes_a_sum_wrong_is_told_with_it(tmp_path: Path) -> None:
+    workbook = Workbook()
+    sheet = workbook.active
+    assert sheet is not None
+    for row in (
+        ["item", "price"],
+        ["a", 1],
+        ["b", "=1+1"],
+        ["c", 3],
+        ["d", "about 5"],
+        *[[f"e{at}", 0] for at in range(20)],
+    ):
+        sheet.append(row)
+    hidden = workbook.create_sheet("inner")
+    hidden.append(["cost", "of"])
+    hidden.append([5, "x"])
+    hidden.sheet_state = "hidden"
+    workbook.save(tmp_path / "f.xlsx")
+    with TableRoom([SheetFile(tmp_path / "f.xlsx", "f.xlsx")]) as room:
+        reply = ask_tables(room, "total price")
+        assert reply.text == "total price: 4"
+        told = "\n".join(reply.notes)
+        assert "formulas without a value in the file: B3" in told  # never computed here
+        assert 'B5: "about 5" is no integer; counts as empty' in told
+        assert "hidden" in "\n".join(ask_tables(room, "total cost").notes)

@@ -18,6 +18,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ class Room:
             for table in found:
                 title = stem if len(sheets) == 1 else f"{stem}_{sheet.name}"
                 title = f"{title}_{table.title[:30]}" if len(found) > 1 and table.title else title
+                hidden = ("its sheet is hidden in the workbook",) if sheet.hidden else ()
+                table = replace(table, notes=(*table.notes, *sheet.notes, *hidden))
                 self._put(table, identifier(title, taken, "table"), file, "" if kind == "csv" else sheet.name)
                 count += 1
                 for note in table.notes:

@@ -118,10 +118,12 @@ def _read(cells: Sequence[Value], read: Callable[[Value], Value], most: int) -> 
         if cell is None:
             found.append(None)
             continue
-        if isinstance(cell, str):
-            value = known[cell] if cell in known else known.setdefault(cell, read(cell))
-        else:
+        if not isinstance(cell, str):
             value = read(cell)
+        elif cell in known:
+            value = known[cell]
+        else:
+            value = known[cell] = read(cell)
         if value is None:
             odd.append(at)
             if len(odd) > most:

@@ -244,3 +244,21 @@ def test_a_scanned_page_is_read_and_a_note_says_so_where_it_cannot(tmp_path: Pat
     unread = read_document(tmp_path / "scan.pdf", Limits(ocr=False))
     assert unread.blocks == ()
     assert "page 1 is scanned" in unread.notes[0]
+
+
+def test_a_worker_that_went_home_is_begun_anew_and_one_that_grew_is_not_kept(tmp_path: Path) -> None:
+    good(tmp_path / "a.pdf")
+    with Readers(1, SMALL) as readers:
+        readers.one(tmp_path / "a.pdf")
+        process = readers._all[0]._process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()  # it ends as after a long idle time, with status 0
+        process.wait()
+        assert readers.one(tmp_path / "a.pdf").pages == 1
+        (tmp_path / "large.txt").write_text("many words " * 9_000)
+        readers._limits = SMALL.model_copy(update={"memory_mb": 256, "characters": 10_000_000})
+        (tmp_path / "large.txt").write_text("many words in a line of text\n" * 250_000)
+        readers.one(tmp_path / "large.txt")
+        assert readers._all[0]._process is None
+        assert readers.one(tmp_path / "a.pdf").pages == 1

@@ -67,6 +67,7 @@ class Look:
 
     def __init__(self, lines: Sequence[Line], outline: Mapping[int, Sequence[tuple[int, str]]]) -> None:
         self._outline = {page: {_plain(title): level for level, title in entries} for page, entries in outline.items()}
+        self._longest = max((len(title) for entries in outline.values() for _, title in entries), default=0)
         sizes: Counter[float] = Counter()
         bold = total = 0
         for line in lines:
@@ -93,7 +94,7 @@ class Look:
     def outlined(self, line: Line) -> int | None:
         """The level that the outline gives a line, from 1."""
         titles = self._outline.get(line.page)
-        if not titles:
+        if not titles or len(line.text) > self._longest + 16:
             return None
         plain = _plain(line.text)
         for text in (

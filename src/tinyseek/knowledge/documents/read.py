@@ -32,6 +32,7 @@ from tinyseek.knowledge.documents.blocks import Box, Document
 from tinyseek.knowledge.documents.limits import DEFAULT, Limits
 
 _LOOK = 0.2  # seconds between two looks at a worker's memory
+_KEPT = (1 << 20) // 4  # bytes for each megabyte of the limit: a worker that has grown beyond is not kept
 _AHEAD = 8  # files read ahead for each process
 
 
@@ -187,25 +188,31 @@ class _Worker:
 
     def ask(self, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         """What the process says to a request; {"error": ...} too when it says nothing any more."""
-        line = json.dumps(request | {"limits": limits.plain()}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        process = self._begun()
-        try:
-            assert process.stdin is not None
-            process.stdin.write(line)
-            process.stdin.flush()
-        except OSError:  # it died between two files: not this one's fault
-            self._end()
+        line = (
+            json.dumps(request | {"limits": limits.plain()}).encode() + b"\n"
+        )  # ASCII: names that are no UTF-8 come through
+        said, why = None, "cannot be read: no process for it can be begun"
+        for _ in range(2):  # again if it had died, or gone home, between two files: not this one's fault
             process = self._begun()
-            assert process.stdin is not None
-            process.stdin.write(line)
-            process.stdin.flush()
-        said, why = self._listen(process, limits)
+            try:
+                assert process.stdin is not None
+                process.stdin.write(line)
+                process.stdin.flush()
+            except OSError:
+                self._end()
+                continue
+            try:
+                said, why = self._listen(process, limits)
+            except (OSError, ValueError):  # closed meanwhile, by another thread
+                return {"error": "reading was stopped"}
+            if said is not None or process.returncode != 0:
+                break
         if said is None:
             self._end()
             return {"error": why}
         answer: dict[str, Any] = json.loads(said)
-        if answer.get("end"):
-            self._end()
+        if answer.get("end") or _memory_of(process.pid) > limits.memory_mb * _KEPT:
+            self._end()  # what one file has used is not the next one's burden
         return answer
 
     def _begun(self) -> subprocess.Popen[bytes]:

@@ -18,7 +18,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from tinyseek.knowledge.documents.blocks import Document
 from tinyseek.knowledge.documents.kinds import KINDS, kind_of
 from tinyseek.knowledge.documents.limits import Limits
 from tinyseek.knowledge.documents.wire import plain_document
+
+_IDLE = 300.0  # seconds without a file after which a worker goes home; it is begun anew when it is needed
 
 Parser = Callable[[Path, Limits], Document]
 
@@ -79,7 +80,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(document: Document, limits: Limits) -> Document:
-    """The document, if its text is within limits and can be written as UTF-8.
+    """The document, if its text is within limits.
 
     Raises:
         UserError: it is too long.
@@ -88,11 +89,7 @@ def checked(document: Document, limits: Limits) -> Document:
         raise UserError(
             f"holds more than {limits.characters:,} characters of text; split it, or raise limits.characters"
         )
-    blocks = tuple(
-        block if block.text.isascii() else replace(block, text=block.text.encode("utf-8", "replace").decode())
-        for block in document.blocks
-    )
-    return replace(document, blocks=blocks)
+    return document
 
 
 def told(error: Exception) -> str:
@@ -105,8 +102,8 @@ def told(error: Exception) -> str:
 
 
 def main() -> None:
-    """Answer until the input ends. When who asked is gone, end at once, in the midst of a file too."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Answer until nothing is asked any more. When who asked is gone, end at once, in the midst of a file too."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")  # a file may hold halves of characters
     os.dup2(2, 1)  # what a library prints must not come between
     questions: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -117,7 +114,10 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        asked = json.loads(questions.get())
+        try:
+            asked = json.loads(questions.get(timeout=_IDLE))
+        except queue.Empty:
+            return
         try:
             said = answer(asked)
         except UserError as error:

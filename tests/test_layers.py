@@ -75,6 +75,7 @@ LIGHT = (
     "tinyseek.evaluate.options",
     "tinyseek.tune.distill.options",
     "tinyseek.tune.rl.options",
+    "tinyseek.knowledge.documents.read",
 )
 
 

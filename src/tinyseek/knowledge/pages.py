@@ -11,7 +11,7 @@ from tinyseek.knowledge.documents.blocks import Box, Place
 from tinyseek.knowledge.index.base import StoredDocument
 
 SCALE = 1.5  # pixels a point
-_FILL, _EDGE = (255, 214, 10, 90), (230, 150, 0, 255)
+_PEN, _EDGE = (255, 240, 130), (235, 170, 20)
 _MARGIN = 1.5  # points around a box
 
 
@@ -27,25 +27,20 @@ def marked(picture: bytes, boxes: Sequence[Box], scale: float) -> bytes:
         boxes: in points.
         scale: the picture's pixels a point.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageChops, ImageDraw
 
     if not boxes:
         return picture
     with Image.open(io.BytesIO(picture)) as opened:
-        page = opened.convert("RGBA")
-    layer = Image.new("RGBA", page.size, (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
+        page = opened.convert("RGB")
+    pen = Image.new("RGB", page.size, "white")
+    draw = ImageDraw.Draw(pen)
     for left, top, right, bottom in boxes:
-        corners = [
-            (left - _MARGIN) * scale,
-            (top - _MARGIN) * scale,
-            (right + _MARGIN) * scale,
-            (bottom + _MARGIN) * scale,
-        ]
-        if corners[2] > corners[0] and corners[3] > corners[1]:
-            draw.rectangle(corners, _FILL, _EDGE)
+        edges = (left - _MARGIN, top - _MARGIN, right + _MARGIN, bottom + _MARGIN)
+        if right > left and bottom > top:
+            draw.rectangle([edge * scale for edge in edges], _PEN, _EDGE)
     out = io.BytesIO()
-    Image.alpha_composite(page, layer).convert("RGB").save(out, "PNG")
+    ImageChops.multiply(page, pen).save(out, "PNG")  # the text stays as black as it was
     return out.getvalue()
 
 

@@ -131,11 +131,14 @@ class Documents:
         return [name for name in self._own if name in found] if self._own else found
 
     def _base(self, key: bytes, collection: str) -> KnowledgeBase:
-        if self._own and collection == FIRST and FIRST not in self._own:
-            collection = self._own[0]
         if self._own and collection not in self._own:
             raise UserError(f"{collection}: there is no such collection; there are: {', '.join(self._own)}")
         return self._shelf.base(key, collection)
+
+    def _asked(self, key: bytes, collection: str) -> KnowledgeBase:
+        """The collection that a tool's arguments mean: where `default` is not shown, the first that is."""
+        shown = collection == FIRST and self._own and FIRST not in self._own
+        return self._base(key, self._own[0] if shown else collection)
 
     # ---- tools ----
 
@@ -179,7 +182,7 @@ class Documents:
         return self._list(given, key)
 
     def _search(self, given: Search, key: bytes) -> tuple[str, dict[str, Any]]:
-        base = self._base(key, given.collection)
+        base = self._asked(key, given.collection)
         filters = Filters(names=tuple(given.names), tags=tuple(given.tags))
         hits = base.search(given.query, given.how, given.limit, filters)
         pieces = []
@@ -190,14 +193,14 @@ class Documents:
         return "\n\n".join(pieces) or "Nothing was found.", {"hits": [plain_hit(hit) for hit in hits]}
 
     def _ask(self, given: Ask, key: bytes) -> tuple[str, dict[str, Any]]:
-        base = self._base(key, given.collection)
+        base = self._asked(key, given.collection)
         filters = Filters(names=tuple(given.names), tags=tuple(given.tags))
         writer = next(iter(self._shelf.models.values()), None)
         reply = answer(base, given.question, (), writer, self._answers, filters)
         return _told(reply), plain_reply(reply)
 
     def _read(self, given: ReadDocument, key: bytes) -> tuple[str, dict[str, Any]]:
-        base = self._base(key, given.collection)
+        base = self._asked(key, given.collection)
         document = _document(base, given.document)
         chunks = base.chunks_of(document.id)
         if given.pages:
@@ -209,7 +212,7 @@ class Documents:
         return f"{document.name}\n\n{text or 'There is no text.'}{more}", plain
 
     def _list(self, given: ListDocuments, key: bytes) -> tuple[str, dict[str, Any]]:
-        base = self._base(key, given.collection)
+        base = self._asked(key, given.collection)
         found = base.documents(Filters(names=(given.name,) if given.name else ()))
         shown = found[given.offset : given.offset + given.limit]
         lines = [_line(document) for document in shown]
@@ -333,6 +336,7 @@ def _text(chunks: Iterable[StoredChunk], start: int, most: int | None = _PIECE) 
     before: StoredChunk | None = None
     for number, stored in enumerate(chunks):
         if number < start:
+            before = stored
             continue
         if most is not None and pieces and length + len(stored.chunk.text) > most:
             return "\n\n".join(pieces), number

@@ -76,6 +76,9 @@ LIGHT = (
     "tinyseek.tune.distill.options",
     "tinyseek.tune.rl.options",
     "tinyseek.knowledge.documents.read",
+    "tinyseek.knowledge.memory",
+    "tinyseek.knowledge.tables.options",
+    "tinyseek.knowledge.templates",
 )
 
 

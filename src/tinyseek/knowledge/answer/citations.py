@@ -29,7 +29,7 @@ _WORD = r"(?:(?:citation|passage|source|webpage|引用|来源|文档|段落)\s*[
 _MARKER = re.compile(rf"[\[【［]\s*{_WORD}(?P<numbers>{_LIST})(?:†[^\]】］]{{0,40}})?\s*[\]】］](?!\()", re.IGNORECASE)
 _BEGUN = re.compile(r"[\[【［][^\]】］\n]{0,79}\Z")  # what may become a marker
 _LONGEST_WAIT = 600  # characters of a sentence that is waited for
-_FENCE = re.compile(r"```|~~~")
+_FENCE = re.compile(r"`+|~{3,}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Checker:
         self._sentence = ""  # what was given back since the last few sentences began, without markers
         self._since = 0  # where in it the last marker stood
         self._claimed = ""  # what the last marker vouches for: [1][2] share it
-        self._fenced = False
+        self._code = ""  # the fence that opened code: what closes it; inline code ends with its line too
         self.dropped = 0
         self.citations: list[Citation] = []
         self.text = ""
@@ -94,12 +94,20 @@ class Checker:
     def _take(self, ended: bool) -> Checked:
         out = Checked()
         while self._waiting:
-            marker = None if self._fenced else _MARKER.search(self._waiting)
+            if self._code:
+                if not self._through_code(out, ended):
+                    break
+                continue
+            marker = _MARKER.search(self._waiting)
             fence = _FENCE.search(self._waiting)
             if fence and (marker is None or fence.start() < marker.start()):
+                if fence.end() == len(self._waiting) and not ended:  # it may grow
+                    self._give(out, self._waiting[: self._blank_before(fence.start())])
+                    self._waiting = self._waiting[self._blank_before(fence.start()) :]
+                    break
                 self._give(out, self._waiting[: fence.end()])
                 self._waiting = self._waiting[fence.end() :]
-                self._fenced = not self._fenced
+                self._code = fence[0]
                 continue
             if marker is None:
                 held = 0 if ended else self._held()
@@ -123,13 +131,29 @@ class Checker:
             self._waiting = self._waiting[marker.end() :]
         return out
 
+    def _through_code(self, out: Checked, ended: bool) -> bool:
+        """Give back code up to its end. False: its end is not there yet."""
+        sign = self._code[0]
+        pattern = rf"(?<!{sign}){self._code}(?!{sign})"
+        close = re.search(pattern if len(self._code) > 2 else rf"{pattern}|\n", self._waiting)
+        if close is not None and (ended or close.end() < len(self._waiting) or close[0] == "\n"):
+            self._give(out, self._waiting[: close.end()])
+            self._waiting = self._waiting[close.end() :]
+            self._code = ""
+            return True
+        held = 0 if ended else len(self._waiting) - len(self._waiting.rstrip("`~"))
+        cut = len(self._waiting) - held
+        self._give(out, self._waiting[:cut])
+        self._waiting = self._waiting[cut:]
+        return False
+
     def _held(self) -> int:
         """How many of the last characters may yet belong to a marker or to the blank before one."""
-        begun = None if self._fenced else _BEGUN.search(self._waiting)
+        begun = _BEGUN.search(self._waiting)
         start = begun.start() if begun else len(self._waiting)
-        if not begun and not self._fenced and self._waiting[-1:] in "`~":
-            start -= 2  # perhaps a fence
-        return len(self._waiting) - self._blank_before(max(start, 0))
+        if not begun and self._waiting[-1:] in "`~":
+            start = len(self._waiting.rstrip("`~"))
+        return len(self._waiting) - self._blank_before(start)
 
     def _blank_before(self, at: int) -> int:
         while at > 0 and self._waiting[at - 1] in " \u3000\u00a0":
@@ -163,6 +187,9 @@ class Checker:
 
     def _judge(self, out: Checked, marker: re.Match[str], claims: Sequence[str]) -> None:
         blank = self._waiting[: marker.start()]
+        if marker["numbers"].strip("0") == "" and not blank and self._sentence[-1:].isidentifier():  # a[0] is code
+            self._give(out, marker[0])
+            return
         kept: list[str] = []
         for number in dict.fromkeys(int(found) for found in re.findall(_NUMBER, marker["numbers"])):
             support = self._support(number, claims)

@@ -187,11 +187,11 @@ def _by_rules(
     query = plain_query(question, tables, values)
     if query is None:
         return TableReply(question, "none", _not_understood(tables, zh), notes=tuple(notes), usage=usage)
-    notes.append("由规则而非模型写成查询" if zh else "the query was written by rules, without a model")
-    notes += query.assumed
-    if query.unused:
+    if query.unused:  # first: it may be half of the question
         words = "、".join(query.unused) if zh else ", ".join(f'"{word}"' for word in query.unused)
         notes.append(f"没有用到的词：{words}" if zh else f"not used of the question: {words}")
+    notes += query.assumed
+    notes.append("由规则而非模型写成查询" if zh else "the query was written by rules, without a model")
     try:
         result = room.run(query.sql)
     except QueryError as problem:

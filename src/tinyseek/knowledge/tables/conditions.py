@@ -12,9 +12,13 @@ from tinyseek.knowledge.tables.typed import date, month_number, number
 
 _UNITS = r"(?:\s?(?:thousand|million|billion|[km]\b|%|千|百万|千万|万亿|[万亿]))?"
 _AMOUNT = rf"[$€£¥]?\d[\d,]*(?:\.\d+)?{_UNITS}"
-_DATE = r"\d{4}(?:[-/.]\d{1,2}(?:[-/.]\d{1,2})?|年(?:\d{1,2}月(?:\d{1,2}日)?)?)"
+_MONTHS = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_DATE = (
+    rf"{_MONTHS}\.? (?:\d{{1,2}},? )?(?:of )?\d{{4}}|"
+    r"\d{4}(?:[-/.]\d{1,2}(?:[-/.]\d{1,2})?|年(?:\d{1,2}月(?:\d{1,2}日)?)?)"
+)
 _VALUE = rf"({_DATE}|{_AMOUNT})"
-_COUNTED = r"(?:\s*(?:years?(?: old)?|dollars|usd|yuan|[元岁个人件台次])(?![a-z]))?"
+_COUNTED = r"(?:\s*(?:years?(?: old)?|dollars|usd|yuan|[元岁个人件台次分])(?![a-z]))?"
 _BEFORE = [  # the operator, then the value
     (
         ">=",
@@ -57,6 +61,7 @@ class Condition:
 
     sql: str
     mentions: tuple[int, ...] = ()
+    column: ColumnInfo | None = None  # that is compared, to be shown beside what was asked for
 
 
 def conditions_in(left: str, mentions: Sequence[Mention], table: TableInfo) -> tuple[list[Condition], str]:
@@ -94,7 +99,7 @@ class _Reader:
             ends = [_literal(low, column), _literal(high, column, last=True)] if column else []
             if column is None or None in ends:
                 return
-            self._add(f"{quoted(column.name)} BETWEEN {ends[0]} AND {ends[1]}", used, found)
+            self._add(f"{quoted(column.name)} BETWEEN {ends[0]} AND {ends[1]}", used, found, column)
 
     def compare(self, pattern: str, operator: str) -> None:
         """One operator wherever it stands."""
@@ -105,7 +110,7 @@ class _Reader:
             if column is None or literal is None:
                 at = found.end()
                 continue
-            self._add(f"{quoted(column.name)} {operator} {literal}", used, found)
+            self._add(f"{quoted(column.name)} {operator} {literal}", used, found, column)
 
     def calendar(self) -> None:
         """Years, quarters and months, of the table's column of dates; years also of a column of years."""
@@ -142,8 +147,8 @@ class _Reader:
         if named is not None and len(self.found) > before:  # "入职" in "2021年入职的员工" has said its part
             self.found[before] = Condition(self.found[before].sql, (named,))
 
-    def _add(self, sql: str, used: tuple[int, ...], found: re.Match[str]) -> None:
-        self.found.append(Condition(sql, used))
+    def _add(self, sql: str, used: tuple[int, ...], found: re.Match[str], column: ColumnInfo | None = None) -> None:
+        self.found.append(Condition(sql, used, column))
         kept = "".join(mark[0] for mark in _MARK.finditer(found[0]) if int(mark[1]) not in used)
         self.left = self.left[: found.start()] + f" {kept} " + self.left[found.end() :]
 
@@ -180,6 +185,8 @@ def _literal(value: str, column: ColumnInfo, last: bool = False) -> str | None:
         return None if amount is None else repr(amount)
     year = re.fullmatch(r"(\d{4})年?", text)
     month = re.fullmatch(r"(\d{4})[-/.年](\d{1,2})月?", text)
+    if named := re.fullmatch(rf"({_MONTHS})\.? (?:of )?(\d{{4}})", text):
+        month = re.fullmatch(r"(\d+) (\d+)", f"{named[2]} {month_number(named[1]) or 0}")
     if year:
         return f"DATE '{year[1]}-12-31'" if last else f"DATE '{year[1]}-01-01'"
     if month and 1 <= int(month[2]) <= 12:

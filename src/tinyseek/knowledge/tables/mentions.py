@@ -14,6 +14,7 @@ from tinyseek.knowledge import segment
 from tinyseek.knowledge.tables.schema import ColumnInfo, TableInfo
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
+EACH = "\ue002"  # before a form that counts only after a word like "each"
 _UNIT = re.compile(r"[(（\[【].*?[)）\]】]")
 
 
@@ -68,11 +69,21 @@ def _forms(column: ColumnInfo, columns: Sequence[ColumnInfo]) -> Iterator[tuple[
         for piece in [word] if word.isascii() else [w for w in segment.words(word) if len(w) > 1]:
             if piece != plain and not (set(segment.words(piece)) & others):
                 yield piece, True
+    if re.fullmatch(r"[\u4e00-\u9fff]{2}", plain) and not any(
+        other.title.startswith(plain[0]) for other in columns if other is not column
+    ):
+        yield f"{EACH}{plain[0]}", True  # 各班, where the column is called 班级
 
 
 def _places(form: str, question: str) -> Iterator[tuple[int, int]]:
     """Where a form stands: whole words, a plural too; Chinese anywhere."""
     if not form.strip():
+        return
+    if form.startswith(EACH):
+        for match in re.finditer(
+            rf"(?<=[各每哪按分])个?({re.escape(form[1:])})(?![\u4e00-\u9fff](?<!的|人|有|最|平))", question
+        ):
+            yield match.span(1)
         return
     pattern = r"[\s_-]+".join(re.escape(word) for word in re.split(r"[\s_]+", form.strip()))
     if form[-1:].isalpha() and form[-1:].isascii():

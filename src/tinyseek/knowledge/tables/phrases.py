@@ -80,15 +80,26 @@ TOP = re.compile(
 )
 WHICH = re.compile(rf"(?:\b(?:which|what)\s+(?:is\s+the\s+|are\s+the\s+)?|哪一?{_COUNTED}?|哪些|什么)\s*{MARK}")
 WHO = re.compile(r"\b(?:who|whose)\b|谁")
-SORT = re.compile(rf"\b(?:sort|order)(?:ed)? by\s+{MARK}|按\s*{MARK}\s*(?:排序|排列|从)")
+SORT = re.compile(rf"\b(?:sort|order|rank)(?:ed)? by\s+{MARK}|按照?\s*{MARK}\s*(?:排序|排列|(?=从))")
 DOWN = re.compile(r"\bdesc(?:ending)?\b|\bhighest first\b|从[高大多]到|降序|倒序")
 NO_GROUP = re.compile(r"\s*(?:排序|排列|从)")
 BY_NUMBER = re.compile(r"\b(?:most|fewest|least)\b|最[多少]")  # of how much there is, not of how high it is
-AMOUNTS = re.compile(r"quantity|qty|units?\b|count|amount|数量|件数|销量|台数|人数|金额")  # columns
+AMOUNTS = re.compile(r"quantity|qty|\bunits$|count$|amount|数量|件数|销量|台数|人数|金额")  # columns
 COMPARE = re.compile(r"\b(?:compare|versus|vs\.?|respectively|difference|each)\b|分别|对比|比较|各")
 NOT = r"\bnot(?: in| from| by)?|\bexcept(?: for)?|\bexcluding|\bother than|\bwithout|除了?|不包括|不含|不是|非"
 NOT_BEFORE = re.compile(rf"(?:{NOT})(?:\s+the)?\s*$")
 NOT_LEFT = re.compile(rf"(?:{NOT}|以外|之外)(?![a-z])")
+# Words that say which column is meant without its name: columns whose titles hold the second are compared by the first.
+HINTS = [
+    (
+        re.compile(r"cheap|expensive|pric(?:y|iest)|cost|贵|便宜|多少钱"),
+        re.compile(r"price|cost|amount|fee|单价|价格|售价|价|费用|金额"),
+    ),
+    (re.compile(r"oldest|youngest|年长|年轻|最老"), re.compile(r"\bage\b|年龄|岁")),
+    (re.compile(r"latest|newest|earliest|most recent|最近|最早|最晚|最新"), re.compile(r"date|time|day|日期|时间|日$")),
+    (re.compile(r"paid|earns?|salary|工资|薪"), re.compile(r"salary|wage|pay|income|薪|工资|收入")),
+]
+ROW = re.compile(r"最\S{1,2}的\s*[\u4e00-\u9fff]")  # "the ... with the highest": a row is asked for, not a number
 KEYS = re.compile(r"(?:^|[\W_])(?:id|no|nr|number|index|code|year)$|编号|序号|号码|代码|年份|^年$|工号|学号")  # columns
 NAMES = re.compile(
     r"name|姓名|名称|名字|人员|employee|customer|person|员工|客户|产品|商品|product|item|title|标题"
@@ -97,10 +108,10 @@ NAMES = re.compile(
 SMALL = re.compile(
     r"\b(?:the|a|an|of|in|on|at|is|are|was|were|be|been|do|does|did|has|have|had|what|which|who|whose|how|much|many|show|list|give"
     r"|tell|find|get|me|us|i|we|you|all|any|please|and|or|for|from|with|to|by|per|that|there|their|its|it|this|these|those|table"
-    r"|sheet|file|rows?|records?|entries|items?|value|values|when|where|can|could|would|will|each|every|than|as|s|made|sold|only|more"
+    r"|sheet|file|rows?|records?|entries|items?|when|where|can|could|would|will|each|every|than|as|s|made|sold|only|more"
     r"|less|most|least|number|name|names|data|long|sort|order|sorted|ordered|ascending|descending|desc|asc|chart|plot|graph|draw|bar"
     r"|line|compare|versus|vs|respectively)\b"
     r"|请问?|告诉|给出|列出|显示|查询|查找|找出|统计|计算|看看|一下|我|你|的|了|是|在|有|和|与|及|或|为|吗|呢|吧|什么|哪些?|哪一?[个种位]?|多少"
-    r"|怎么样|所有|全部|这|那|里|中|之|个|各|每|按照?|分别?|其中|记录|数据|表格?|行|条|人|名|位|款|种|请|图表?|画|用|它|们|来|都|又|从|到"
+    r"|怎么样|所有|全部|这|那|里|中|之|个|各|每|按照?|分别?|排名|其中|记录|数据|表格?|行|条|人|名|位|款|种|请|图表?|画|用|它|们|来|都|又|从|到"
     r"|高|低|大|小|排序|排列|降序|升序|谁|几|钱|对比|比较|出|算|求"
 )

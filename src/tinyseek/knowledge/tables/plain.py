@@ -40,6 +40,7 @@ class _Reading:
     mentions: list[Mention]
     left: str  # of the question, with marks for mentions
     chinese: bool
+    text: str  # the whole question
     used: set[int] = field(default_factory=set)  # numbers of mentions that have a part already
     keys: list[str] = field(default_factory=list)  # filters by a row's own number
     assumed: list[str] = field(default_factory=list)
@@ -81,7 +82,7 @@ def _query(text: str, table: TableInfo, mentions: list[Mention]) -> PlainQuery |
     for number, mention in enumerate(mentions):
         left += f"{text[at : mention.start]}{phrases.OPEN}{number}{phrases.CLOSE}"
         at = mention.end
-    reading = _Reading(table, mentions, left + text[at:], is_chinese(text))
+    reading = _Reading(table, mentions, left + text[at:], is_chinese(text), text)
     for name in sorted({normal(table.name), normal(table.sheet), normal(table.title)} - {""}, key=len, reverse=True):
         reading.take(re.escape(name) + r"(?:表|\s+table|\s+sheet)?")
     conditions, reading.left = conditions_in(reading.left, mentions, table)
@@ -101,24 +102,27 @@ def _query(text: str, table: TableInfo, mentions: list[Mention]) -> PlainQuery |
     count = next((kind for kind in kinds if kind in ("count", "distinct")), None)
     if extreme and by_number and not count and not {"sum", "avg", "median"} & set(kinds):
         measures = _most_of(reading, which, group, measures, kinds)
+        count = "count" if "count" in kinds else None
     aggregate = next((kind for kind in kinds if kind in ("sum", "avg", "median")), None)
     source = quoted(table.name)
-    if extreme and (which or most > 1 or aggregate or count or group):
+    row = bool(phrases.ROW.search(text)) or not measures
+    if extreme and (which or most > 1 or aggregate or count or group or row):
         sql = _ranked(reading, extreme, aggregate or count, which, group, measures, where, most)
     elif count:
         sql = _counted(reading, count, group, which, measures, where)
     elif aggregate or extreme:
-        sql = _aggregated(reading, aggregate or extreme or "", group, measures, where)
+        sql = _aggregated(reading, aggregate or extreme or "", group, measures, where, sort is not None, down)
     elif group and measures:
         reading.say("按组求和", "summed in each group")
-        sql = _aggregated(reading, "sum", group, measures, where)
+        sql = _aggregated(reading, "sum", group, measures, where, sort is not None, down)
     elif group:
-        sql = f"SELECT {group.sql}, count(*) FROM {source}{where} GROUP BY 1 ORDER BY 1"
+        sql = f"SELECT {group.sql}, {_counting(reading)} FROM {source}{where} GROUP BY 1 ORDER BY 1"
     else:
-        sql = _listed(reading, which, measures, where, sort, down)
-    if sql is None:
-        return None
+        compared = [condition.column for condition in conditions if condition.column is not None]
+        sql = _listed(reading, which, measures, compared, where, sort, down)
     unused = tuple(word for word in re.split(r"\s+", phrases.SMALL.sub(" ", _bare(reading))) if word)
+    if sql is None or (unused and not where and not (kinds or group)):
+        return None  # a whole column is no answer to a question that says more
     return PlainQuery(sql, table.name, unused, tuple(reading.assumed))
 
 
@@ -154,6 +158,9 @@ def _most_of(
     """Who sold the most: the sum of each one's rows; of the amounts, where nothing else is named. Adds that to `kinds`."""
     subject = which or (group.column if group else None)
     named = [column for column in measures if _numeric(column)]
+    if not named and any(column.type == "text" for column in measures):  # the most items: rows are counted
+        kinds.append("count")
+        return measures
     if not named:
         named = [c for c in reading.table.columns if _numeric(c) and phrases.AMOUNTS.search(c.title.lower())][:1]
     if named and subject is not None and subject.distinct < reading.table.rows:
@@ -293,6 +300,11 @@ def _measure(
         if fits(column):
             return column
     could = [column for column in reading.table.columns if fits(column) and not _is_a_key(column, reading.table)]
+    for said, titles in phrases.HINTS:
+        hinted = [column for column in could if titles.search(column.title.lower())]
+        if hinted and said.search(reading.text):
+            reading.say(f"比较的是「{hinted[0].title}」", f'"{hinted[0].title}" is compared')
+            return hinted[0]
     if len(could) == 1:
         reading.say(
             f"没有指明列，用的是「{could[0].title}」",
@@ -320,12 +332,22 @@ def _called(reading: _Reading, kind: str, column: ColumnInfo) -> str:
     return f"{kind}({quoted(column.name)}) AS {quoted(name)}"
 
 
+def _counting(reading: _Reading, call: str = "count(*)") -> str:
+    return f"{call} AS {quoted('数量' if reading.chinese else 'count')}"
+
+
 def _ordered(column: ColumnInfo) -> bool:
     return column.type in (*NUMERIC, "date", "timestamp", "time")
 
 
 def _aggregated(
-    reading: _Reading, kind: str, group: _Group | None, measures: Sequence[ColumnInfo], where: str
+    reading: _Reading,
+    kind: str,
+    group: _Group | None,
+    measures: Sequence[ColumnInfo],
+    where: str,
+    by_amount: bool = False,
+    down: bool = False,
 ) -> str | None:
     fits = _ordered if kind in ("max", "min") else _numeric
     named = [column for column in measures if fits(column)]
@@ -336,7 +358,10 @@ def _aggregated(
         named = [column]
     calls = ", ".join(_called(reading, kind, column) for column in named[:8])
     source = f"FROM {quoted(reading.table.name)}{where}"
-    return f"SELECT {group.sql}, {calls} {source} GROUP BY 1 ORDER BY 1" if group else f"SELECT {calls} {source}"
+    if group is None:
+        return f"SELECT {calls} {source}"
+    order = f"2{' DESC' if down else ''}" if by_amount or down else "1"
+    return f"SELECT {group.sql}, {calls} {source} GROUP BY 1 ORDER BY {order}"
 
 
 def _counted(
@@ -358,6 +383,7 @@ def _counted(
         f"count(DISTINCT {quoted(of.name)})" if different and of else f"count({quoted(of.name)})" if of else "count(*)"
     )
     source = f"FROM {quoted(reading.table.name)}{where}"
+    call = _counting(reading, call)
     return f"SELECT {group.sql}, {call} {source} GROUP BY 1 ORDER BY 1" if group else f"SELECT {call} {source}"
 
 
@@ -381,7 +407,8 @@ def _ranked(
         numeric = [c for c in table.columns if _numeric(c) and not _is_a_key(c, table)]
         if subject and (aggregate in ("count", "distinct") or not numeric):
             name = group.sql if group else quoted(subject.name)
-            return f"SELECT {name}, count(*) FROM {source}{where} GROUP BY 1 ORDER BY 2 {way}, 1 LIMIT {most}"
+            ranked = f"QUALIFY rank() OVER (ORDER BY count(*) {way}) <= {most} ORDER BY 2 {way}, 1"
+            return f"SELECT {name}, {_counting(reading)} FROM {source}{where} GROUP BY 1 {ranked}"
     measure = _measure(reading, measures, _ordered)
     if measure is None:
         return None
@@ -394,7 +421,8 @@ def _ranked(
         return f"SELECT {group.sql}, {_called(reading, extreme, measure)} FROM {source}{where} GROUP BY 1 ORDER BY 1"
     if aggregate and subject:
         name = group.sql if group and group.column == subject else quoted(subject.name)
-        order = f"ORDER BY 2 {way} NULLS LAST, 1 LIMIT {most}"
+        rank = f"rank() OVER (ORDER BY {aggregate}({value}) {way} NULLS LAST)"  # all of them, where several are alike
+        order = f"QUALIFY {rank} <= {most} ORDER BY 2 {way} NULLS LAST, 1"
         return f"SELECT {name}, {_called(reading, aggregate, measure)} FROM {source}{where} GROUP BY 1 {order}"
     if subject is None:
         subject = _naming(table)
@@ -409,6 +437,7 @@ def _listed(
     reading: _Reading,
     which: ColumnInfo | None,
     measures: Sequence[ColumnInfo],
+    compared: Sequence[ColumnInfo],
     where: str,
     sort: re.Match[str] | None,
     down: bool,
@@ -418,7 +447,7 @@ def _listed(
     if not columns and not where:
         return None
     if where and columns:  # the cells that were asked by stand beside what was asked for
-        columns = [*dict.fromkeys(filtered), *columns]
+        columns = [*dict.fromkeys(filtered), *columns, *(column for column in compared if column not in columns)]
         if not filtered and (naming := _naming(reading.table)) and naming not in columns:
             columns = [naming, *columns]
     distinct = "DISTINCT " if which and columns == [which] and which.distinct < reading.table.rows else ""

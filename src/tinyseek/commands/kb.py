@@ -78,6 +78,12 @@ ACTIONS = {
     "search": "kb_ask:search",
     "ask": "kb_ask:ask",
     "eval": "kb_eval:evaluate",
+    "table": "kb_desk:table",
+    "summary": "kb_desk:summary",
+    "remember": "kb_desk:remember",
+    "forget": "kb_desk:forget",
+    "template": "kb_desk:template",
+    "batch": "kb_desk:batch",
     "serve": "kb_serve:serve",
     "mcp": "kb_serve:mcp",
 }

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import torch
 from studio_payloads import KEY
@@ -112,6 +113,7 @@ async def main(port: int, locked: int, folder: str) -> None:
     """Serve the page until killed."""
     import uvicorn
 
+    from tinyseek.knowledge.shelf import Shelf
     from tinyseek.serve.app import make_app
     from tinyseek.serve.guard import Guard
     from tinyseek.serve.metrics import Metrics
@@ -121,7 +123,8 @@ async def main(port: int, locked: int, folder: str) -> None:
 
     engine = tiny_engine()
     app = make_app(FakeChat(engine), ServeSettings(port=port))
-    mount(app, FakeChat(engine), StudioSettings(data=folder), [FakeChat(engine, "another")])
+    knowledge = Shelf(Path(folder) / "knowledge")
+    mount(app, FakeChat(engine), StudioSettings(data=folder), [FakeChat(engine, "another")], knowledge)
     behind_a_key = Guard(app, ServeSettings(port=locked, api_key=KEY), Metrics())
     doors = [(app, port, "on"), (behind_a_key, locked, "off")]
     servers = [

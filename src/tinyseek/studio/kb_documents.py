@@ -17,11 +17,12 @@ from tinyseek.studio import kb_pieces
 from tinyseek.studio.kb_intake import Intake
 
 if TYPE_CHECKING:
+    from tinyseek.knowledge.base import KnowledgeBase
     from tinyseek.studio.kb_page import KbPage
 
 Said = dict[str, Any]
 _SUFFIXES = sorted({suffix for _, suffixes in KINDS.values() for suffix in suffixes} | set(LANGUAGES))
-_QUESTIONS = 4
+_QUESTIONS, _LOOKED_AT = 4, 12
 
 
 class DocumentsTab:
@@ -35,6 +36,7 @@ class DocumentsTab:
         self._tagging: int | None = None
         self._most = kb_pieces.MOST_ROWS
         self._added_to = ""
+        self._headings: list[str] = []
         with ui.element("div").classes("inner"):
             self._add = _html("", "adding")
             self._folders = _html("")
@@ -45,7 +47,7 @@ class DocumentsTab:
     def forget(self) -> None:
         """Another collection is shown."""
         self._find, self._tagging, self._most = "", None, kb_pieces.MOST_ROWS
-        self._found = []
+        self._found, self._headings = [], []
         self._head.content = ""
 
     async def show(self) -> None:
@@ -54,6 +56,8 @@ class DocumentsTab:
         try:
             base = await page.base()
             self._found = await asyncio.to_thread(base.documents)
+            if not self._headings:
+                await asyncio.to_thread(self._look_at_headings, base)
             intake = page.desk.intake(page.key, page.collection)
         except UserError:
             self._found = []
@@ -91,10 +95,17 @@ class DocumentsTab:
         ]
 
     def questions(self) -> list[str]:
-        """Questions to begin with, made of the documents' titles."""
-        words = self._words
-        titles = list(dict.fromkeys(document.title or Path(document.name).stem for document in self._found))
-        return [words("What is “{title}” about?", title=title[:80]) for title in titles[:_QUESTIONS]]
+        """Questions to begin with, made of headings in the documents."""
+        return [self._words("What does “{heading}” say?", heading=heading) for heading in self._headings]
+
+    def _look_at_headings(self, base: KnowledgeBase) -> None:
+        """A heading of each of the first documents."""
+        found: dict[str, None] = {}
+        for document in self._found[:_LOOKED_AT]:
+            paths = [stored.chunk.path for stored in base.index.chunks_between(document.id, 0, 8)]
+            headings = [path[-1] for path in paths if path and 3 <= len(path[-1]) <= 60 and path[-1] != document.title]
+            found |= dict.fromkeys(headings[:1])
+        self._headings = list(found)[:_QUESTIONS]
 
     # ---- what is clicked ----
 

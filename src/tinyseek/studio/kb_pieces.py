@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from tinyseek.evaluate.page import Html, el, join
 from tinyseek.knowledge.index.base import StoredDocument
+from tinyseek.studio import kb_text
 from tinyseek.studio.chats import Conversation
 from tinyseek.studio.frame import THEMES
 from tinyseek.studio.kb_intake import Intake, Line
@@ -388,10 +389,10 @@ def _document(document: StoredDocument, tagging: bool, writable: bool, words: Wo
     return el(
         "tr",
         el("td", name, *notes, class_="first"),
-        el("td", kind_name(document, words), data_label=label["Kind"]),
+        el("td", kind_name(document, words), data_label=label["Kind"], class_="plain"),
         el("td", f"{document.pages:,}" if document.pages else "", data_label=label["Pages"], class_="n"),
-        el("td", size(document.size), data_label=label["Size"], class_="n"),
-        el("td", date(document), data_label=label["Date"], class_="n"),
+        el("td", size(document.size), data_label=label["Size"], class_="n plain"),
+        el("td", date(document), data_label=label["Date"], class_="n plain"),
         el("td", _tags(document, tagging, writable, words), data_label=label["Tags"]),
         el("td", f"{document.chunks:,}", data_label=label["Passages"], class_="n"),
         el(
@@ -530,8 +531,7 @@ def _hit(number: int, hit: Hit, asked: str, best_words: float, words: Words) -> 
             "dl",
             _score(words("Words"), hit.lexical, best_words, "words"),
             _score(words("Meaning"), hit.dense, 1.0, "meaning"),
-            el("dt", words("Score")),
-            el("dd", f"{hit.score:.3f}"),
+            el("div", el("dt", words("Score")), el("dd", f"{hit.score:.3f}")),
             class_="scores",
         ),
     )
@@ -543,12 +543,12 @@ def _score(name: str, value: float | None, most: float, kind: str) -> Html:
     if kind == "meaning":  # cosines of unlike texts are about 0.7
         share = max(0.0, (share - 0.7) / 0.3)
     bar = el("span", el("i", style=f"width:{100 * min(share, 1):.0f}%"), class_=f"bar {kind}", aria_hidden="true")
-    return join(el("dt", name), el("dd", bar, shown))
+    return el("div", el("dt", name), el("dd", bar, shown))
 
 
 def snippet(text: str, asked: str, longest: int = _SNIPPET) -> str:
     """The part of a passage where most of the words stand, on one line."""
-    flat = " ".join(text.split())
+    flat = " ".join(flattened(text).split())
     if len(flat) <= longest:
         return flat
     starts = [match.start() for match in _words_in(flat, asked)]
@@ -556,6 +556,22 @@ def snippet(text: str, asked: str, longest: int = _SNIPPET) -> str:
     begin = max(0, min(best - 60, len(flat) - longest))
     cut = flat[begin : begin + longest]
     return ("… " if begin else "") + cut.strip() + (" …" if begin + longest < len(flat) else "")
+
+
+def flattened(text: str) -> str:
+    """A passage's text with the rows of its tables as plain lines."""
+    if "|" not in text:
+        return text
+    lines = []
+    for line in text.splitlines():
+        if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line.strip()):
+            continue
+        row, bar, rest = line.rpartition("|")
+        if not line.startswith("|") or not row:
+            lines.append(line)
+        else:
+            lines.append(" · ".join(filter(None, kb_text.split_row(row + bar))) + (rest or " —"))
+    return "\n".join(lines).removesuffix(" —")
 
 
 def emphasised(text: str, asked: str) -> Html:

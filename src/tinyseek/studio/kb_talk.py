@@ -12,7 +12,7 @@ from nicegui import ui
 from tinyseek.evaluate.page import Html, el, join
 from tinyseek.studio.chats import Message
 from tinyseek.studio.kb_asking import places_of
-from tinyseek.studio.kb_pieces import emphasised, kind_mark, snippet
+from tinyseek.studio.kb_pieces import emphasised, flattened, kind_mark, snippet
 from tinyseek.studio.kb_text import markdown_table, where
 from tinyseek.studio.markdown import blocks
 from tinyseek.studio.pieces import button, duration, icon
@@ -121,7 +121,8 @@ def _quoted(text: str, cite: Any) -> str:
     match = re.search(r"\n?\[(\d{1,3})\]\s*$", text)
     if match is not None and (drawn := markdown_table(text[: match.start()])):
         return join(drawn, el("p", Html(with_citations(html.escape(f"[{match[1]}]"), cite))))
-    return el("p", Html(with_citations(join(text), cite)), class_="quoted")
+    shown = flattened(text) if text.startswith("|") else text
+    return el("p", Html(with_citations(join(shown), cite)), class_="quoted")
 
 
 def _cite(message: Message, index: int, entry: Mapping[str, Any], words: Words) -> Html:
@@ -151,7 +152,7 @@ def sources(message: Message, words: Words) -> Html:
             continue
         seen.add(entry["number"])
         place = where(places_of(entry), str(entry.get("kind", "")), words)
-        quote = " ".join(str(entry.get("quote", "")).split())
+        quote = " ".join(flattened(str(entry.get("quote", ""))).split())
         short = quote if len(quote) <= _QUOTE else quote[:_QUOTE].rstrip() + " …"
         cards.append(
             el(

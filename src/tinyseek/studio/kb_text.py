@@ -188,7 +188,7 @@ def table(
     if left > 0 or (grid.rows and len(grid.rows[0]) > width):
         said = words("{count} of {total} rows are shown.", count=f"{last - first:,}", total=f"{len(grid.rows):,}")
         note = el("p", said, class_="cut")
-    return join(el("div", el("table", parts, class_="sheet" if sheet else None), class_="wide", tabindex="0"), note)
+    return join(el("div", el("table", parts, class_="grid" if sheet else None), class_="wide", tabindex="0"), note)
 
 
 def _hit_rows(grid: Table, text: str, spans: Sequence[tuple[int, int]]) -> set[int]:
@@ -253,8 +253,8 @@ def markdown_table(text: str) -> Html | None:
     rule = next((n for n, line in enumerate(lines) if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line.strip())), None)
     if rule is None or rule == 0 or not all(line.startswith("|") for line in lines[rule - 1 :]):
         return None
-    head = [_split(line) for line in lines[rule - 1 : rule]]
-    body = [_split(line) for line in lines[rule + 1 :]]
+    head = [split_row(line) for line in lines[rule - 1 : rule]]
+    body = [split_row(line) for line in lines[rule + 1 :]]
     caption = [el("p", line) for line in lines[: rule - 1] if line.strip()]
     drawn = el(
         "table",
@@ -264,7 +264,7 @@ def markdown_table(text: str) -> Html | None:
     return join(*caption, el("div", drawn, class_="wide", tabindex="0"))
 
 
-def _split(line: str) -> list[str]:
+def split_row(line: str) -> list[str]:
     """The cells of a row of `Table.markdown`."""
     cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
     return [cell.strip().replace("\\|", "|").replace("<br>", "\n") for cell in cells]

@@ -36,7 +36,7 @@ class Viewer:
         self.document: StoredDocument | None = None
         self._number = 1  # of the page that is shown
         self._places: tuple[Place, ...] = ()
-        self._quote = ""
+        self._quote, self._is_cited = "", False  # a whole passage is marked by its paragraphs, and not shown above them
         self._pane: Pane = "original"
         self._wide = False
         self._zoom = 1
@@ -88,6 +88,7 @@ class Viewer:
             found = next((stored for stored in chunks if stored.id == chunk), None)
             if found is not None:
                 places, quote = found.chunk.places, found.chunk.original or found.chunk.text
+        self._is_cited = chunk is None and bool(quote)
         self.document, self._chunks = document, chunks
         self._places, self._quote, self._chunk, self._editing = tuple(places), quote, chunk, None
         self._number = next((place.page for place in places if place.page), page or 1)
@@ -167,7 +168,7 @@ class Viewer:
         """The lines of the quote on this page of a PDF; where they are not found, the paragraph is marked."""
         document, number = self.document, self._number
         boxes = [box for place in self._places if place.page == number for box in place.boxes]
-        if document is None or document.kind != "pdf" or self._blocks or not self._quote or not boxes:
+        if document is None or document.kind != "pdf" or self._blocks or not self._is_cited or not boxes:
             return
         if number not in self._lines:
             wanted = kb_marks.words_of(self._quote)
@@ -280,7 +281,7 @@ class Viewer:
                 "button", words("Read again"), type="button", class_="quiet", data_act="again", data_id=document.id
             )
             parts.append(el("div", icon("alert"), el("span", self._notice), again, class_="notice", role="status"))
-        if self._quote:
+        if self._is_cited:
             place = kb_text.where(self._places, document.kind, words)
             parts.append(
                 el(
@@ -503,7 +504,7 @@ class Viewer:
         if stored is None:
             return
         self._chunk, self._places = stored.id, stored.chunk.places
-        self._quote, self._lines = "", {}
+        self._quote, self._is_cited, self._lines = "", False, {}
         pages = [place.page for place in stored.chunk.places if place.page]
         if pages and self._has_pages:
             self._number = pages[0] if self._number not in pages else self._number

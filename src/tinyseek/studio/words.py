@@ -214,7 +214,7 @@ CHINESE = {
     "Nothing is in this collection yet.": "这个文档集还是空的。",
     "The answer is quoted from the documents, with the page of every sentence.": "回答摘自文档原文，每一句都注明页码。",
     "Every sentence of the answer says where it stands. Click a number to see the page.": "回答的每一句都注明出处，点一下编号就能看到那一页。",
-    "What is “{title}” about?": "《{title}》讲的是什么？",
+    "What does “{heading}” say?": "“{heading}”讲了什么？",
     "Only: {what}": "只问：{what}",
     "Ask all": "问全部",
     # the knowledge page: answers

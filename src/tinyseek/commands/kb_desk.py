@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from tinyseek.knowledge.index.base import Filters
     from tinyseek.llm.base import ChatModel
 
-_MODEL = "who writes: a model's folder, a pulled name, ollama:NAME, deepseek, http://host:port; if none, it is done by rules and quotation"
+_MODEL = (
+    "who writes: a model's folder, a pulled name, ollama:NAME, deepseek, http://host:port; if none, it is done by rules "
+    "and quotation"
+)
 
 
 class WriterSettings(Settings):

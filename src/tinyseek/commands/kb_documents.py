@@ -153,7 +153,7 @@ def _table(documents: list[StoredDocument]) -> None:
             made.add_column(name, overflow="fold")
     for document in documents:
         address = link(document)
-        row = [
+        row: list[Text | str] = [
             Text(document.name, style=f"link {address}" if address and is_terminal() else ""),
             document.kind,
             f"{document.pages:,}" if document.pages else "",

@@ -6,6 +6,7 @@ collections that were given to it; what it may not see is, for it, not there.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from tinyseek.knowledge.documents.read import Readers
 from tinyseek.knowledge.embed.base import Embedder
 from tinyseek.knowledge.index.base import StoredChunk, StoredDocument
 from tinyseek.knowledge.ingest import Progress, Say, silent
+from tinyseek.knowledge.memory import collection_of
 from tinyseek.knowledge.options import KnowledgeSettings, knowledge_home
 from tinyseek.llm.base import ChatModel
 
 FIRST = "default"  # the collection that there is from the beginning
 EVERY = "*"  # all collections, of a key
+PERSONAL = collection_of()  # with the facts of one person, or personal-...
 _READ_ONLY = "this server only answers questions; documents are added and changed with tinyseek kb where it runs"
 
 
@@ -76,10 +79,14 @@ class Shelf:
         return [FIRST, *found] if self._may(key, FIRST) else found
 
     def _may(self, key: bytes, name: str) -> bool:
-        if self._access is None:
-            return True
-        names = self._access.get(key, ())
+        names = (EVERY,) if self._access is None else self._access.get(key, ())
+        if name.partition("-")[0] == PERSONAL:  # one person's facts: for who is named, and for who is alone
+            return name in names or (name == PERSONAL and self._access is None and not key)
         return EVERY in names or name in names
+
+    def personal(self, key: bytes = b"") -> KnowledgeBase:
+        """The collection with the facts that this key's owner asked to remember; nobody else comes to it."""
+        return self._opened(collection_of(hashlib.sha256(key).hexdigest() if key else ""))
 
     def base(self, key: bytes, collection: str = FIRST) -> KnowledgeBase:
         """One of a key's collections, open; it stays so.

@@ -69,7 +69,7 @@ def some_files(folder: Path, count: int) -> None:
         (folder / f"{number:03}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_killed_ingest_leaves_what_was_done_and_goes_on(tmp_path: Path, seed: int) -> None:
     print("seed", seed)
     folder, home = tmp_path / "docs", tmp_path / "home"
@@ -96,7 +96,7 @@ def test_writers_killed_at_any_moment_leave_it_whole(tmp_path: Path) -> None:
     draw = random.Random(5)
     with opened(tmp_path) as base:
         base.embedder  # noqa: B018
-        for _ in range(4):
+        for _ in range(2):
             processes = [started("endless", tmp_path, seed) for seed in (1, 2)]
             for process in processes:
                 assert process.stdout is not None
@@ -141,7 +141,7 @@ def test_the_matrix_follows_other_processes(tmp_path: Path) -> None:
         assert len(found) == base.index.count()[1] > 0
 
 
-@pytest.mark.parametrize("most", [100_000, 250_000, 420_000])
+@pytest.mark.parametrize("most", [100_000, 420_000])
 def test_a_full_disk_is_a_line_and_nothing_is_half_written(tmp_path: Path, most: int) -> None:
     folder, home = tmp_path / "docs", tmp_path / "home"
     some_files(folder, 100)

@@ -39,10 +39,14 @@ class IndexSettings(Settings):
         "(its password is best given as PGPASSWORD in the environment)",
     )
     vectors: Literal["int8", "float32"] = Field(
-        "int8", description="a number of a vector takes one byte or four; measured, int8 finds the same"
+        "int8",
+        description="a number of a vector takes one byte or four; of the first ten by float32, int8 finds 97 of 100",
     )
     approximate_from: int = Field(
-        400_000, ge=1000, description="from so many chunks on only the nearest parts of the index are looked at"
+        200_000,
+        ge=1,
+        description="from so many passages on a search by meaning first picks a twenty-fifth of them by their signs; up to "
+        "there it looks at all (12 ms for 100,000)",
     )
     wait_seconds: float = Field(60, gt=0, le=3600, description="how long to wait for another writer")
 

@@ -2,21 +2,20 @@
 
 A question like "what is the effect of ..." names words that stand in most chunks; their postings are most of the work and decide
 next to nothing, since a word in half of all chunks weighs a fifteenth of one in a thousandth. So chunks are looked for by the rarer
-words only, within a budget of postings, and the best of them are then scored by all words. Whole sentences asked of 100,000
-passages (benchmarks/index.py): 97 of 100 of bm25s' first ten, 99 of 100 of its first ones, in less than half the time that all words take.
-Source: Robertson & Zaragoza 2009, with Lucene's idf, which is never negative.
+words only, within a budget of postings, and the best of them are then scored by all words (benchmarks/index.py has how much of
+bm25s' first ten that finds). Source: Robertson & Zaragoza 2009, with Lucene's idf, which is never negative.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 K1, B = 1.5, 0.75
 MOST_WORDS = 48  # of a question that are looked for: its rarest
-BUDGET = 10_000  # postings that are read to find chunks: 16 ms in FTS5
-CANDIDATES = 300  # chunks, at least, that are scored by all words
+BUDGET = 20_000  # postings that are read to find chunks: 4 ms out of FTS5
+CANDIDATES = 200  # chunks, at least, that are scored by all words
 
 
 def idf(chunks: int, frequency: int) -> float:
@@ -26,13 +25,18 @@ def idf(chunks: int, frequency: int) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """A question's known words with their weights: those that chunks are looked for by, rarest first, and all."""
+    """A question's known words with their weights.
 
-    sought: tuple[str, ...]
-    weights: Mapping[str, float]
+    Attributes:
+        sought: those that chunks are looked for by, rarest first.
+        common: the others.
+    """
+
+    sought: Mapping[str, float]
+    common: Mapping[str, float]
 
     @classmethod
-    def of(cls, words: Sequence[str], frequencies: Mapping[str, int], chunks: int, budget: int = BUDGET) -> Question:
+    def of(cls, words: Sequence[str], frequencies: Mapping[str, int], chunks: int) -> Question:
         """Choose.
 
         Args:
@@ -44,23 +48,26 @@ class Question:
         sought: list[str] = []
         spent = 0
         for frequency, word in known:
-            if sought and spent + frequency > budget:
+            if sought and spent + frequency > BUDGET:
                 break
             sought.append(word)
             spent += frequency
-        return cls(tuple(sought), {word: idf(chunks, frequency) for frequency, word in known})
+        weights = {word: idf(chunks, frequency) for frequency, word in known}
+        common = {word: weight for word, weight in weights.items() if word not in sought}
+        return cls({word: weights[word] for word in sought}, common)
 
-    def score(self, words: Iterable[str], length: int, average: float) -> float:
-        """BM25 of one chunk.
+    def rest(self, text: str, length: int, average: float) -> float:
+        """What the words that were not sought add to a chunk's score.
 
         Args:
-            words: of the chunk.
-            length: how many.
+            text: the chunk's words, a blank between each two.
+            length: how many they are.
             average: length of all chunks.
         """
-        weights = self.weights
         norm = K1 * (1 - B + B * length / max(average, 1e-9))
-        counts: dict[str, int] = {}
-        for word in filter(weights.__contains__, words):
-            counts[word] = counts.get(word, 0) + 1
-        return sum(weights[word] * count / (count + norm) for word, count in counts.items())
+        spaced = f" {text.replace(' ', '  ')} "  # so that neighbours do not share a blank
+        added = 0.0
+        for word, weight in self.common.items():
+            count = spaced.count(f" {word} ")
+            added += weight * count / (count + norm)
+        return added

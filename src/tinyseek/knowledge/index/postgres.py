@@ -484,26 +484,24 @@ class PostgresIndex(Index):
             numbers = {row["term"]: row["id"] for row in rows}
             average = totals["words"] / max(totals["chunks"], 1)
             condition, values = self._condition(db, filters)
-            ids: list[int] | None = None
-            if len(question.sought) < len(question.weights):  # two steps: by the rare words, then by all
+            sought, weights = dict(question.sought), {**question.sought, **question.common}
+            if question.common:  # two steps: by the rare words, then by all
                 most = max(bm25.CANDIDATES, 2 * limit)
-                found = self._scored(db, question, question.sought, numbers, average, most, condition, values)
-                ids = [chunk for chunk, _ in found]
-                condition, values = "p.chunk = ANY(%s)", [ids]
-            return self._scored(db, question, tuple(question.weights), numbers, average, limit, condition, values)
+                found = self._scored(db, sought, numbers, average, most, condition, values)
+                condition, values = "p.chunk = ANY(%s)", [[chunk for chunk, _ in found]]
+            return self._scored(db, weights, numbers, average, limit, condition, values)
 
     def _scored(
         self,
         db: Connection,
-        question: bm25.Question,
-        words: Sequence[str],
+        weights: dict[str, float],
         numbers: dict[str, int],
         average: float,
         limit: int,
         condition: str,
         values: Sequence[Any],
     ) -> list[tuple[int, float]]:
-        """The best chunks by some of a question's words."""
+        """The best chunks by some words."""
         join = "JOIN {vectors} AS v ON v.chunk = p.chunk" if "v." in condition else ""
         rows = self._all(
             db,
@@ -512,8 +510,8 @@ class PostgresIndex(Index):
             f"{join} WHERE {condition} GROUP BY p.chunk ORDER BY score DESC, p.chunk LIMIT %s",
             bm25.K1 * (1 - bm25.B),
             bm25.K1 * bm25.B / max(average, 1e-9),
-            [numbers[word] for word in words],
-            [question.weights[word] for word in words],
+            [numbers[word] for word in weights],
+            list(weights.values()),
             *values,
             limit,
         )

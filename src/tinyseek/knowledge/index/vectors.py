@@ -1,19 +1,29 @@
-"""Vectors in memory, in rows that follow the index: int8 with a scale each, or float32, and the exact search over them.
+"""Vectors in memory, in rows that follow the index: int8 with a scale each, or float32, and the search over them.
 
 int8 is the faster one too: a block of rows is widened to float32 where it stays in the core's cache, and multiplied there, so that
 a quarter of the bytes come from memory. Measured for 100,000 rows of 384: 12 ms against 16 ms on one core, and 38 MB against 154.
+
+From a size on, rows are first looked through by their signs, a bit a number: those that differ least from the question's are
+scored. That needs no training and follows every change. The signs are those of the difference from the mean, since embedders'
+vectors crowd around one direction: of the first ten of 5,000 sentences by multilingual-e5-small, 95 of 100 are then among a
+twenty-fifth of the rows, and 60 without. Source: Charikar 2002, for planes through the mean along the axes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyseek.knowledge.index.bm25 import K1, B
+
 Kind = Literal["int8", "float32"]
 _BLOCK = 1024  # rows: 1.5 MB of float32 at width 384
+_SHARE, _LEAST = 25, 2000  # one row in so many is scored, and at least so many rows
+_SIGN_BLOCK = 32_768  # rows whose signs are compared at once
 
 
 def pack(vectors_NW: NDArray[np.float32], kind: Kind) -> list[bytes]:
@@ -55,15 +65,26 @@ class _Rows:
     ids_N: NDArray[np.int64]  # of chunks, ascending
     documents_N: NDArray[np.int64]
     pages_N2: NDArray[np.int32]  # first and last; 0 for none
+    words_N: NDArray[np.int32]  # how many
     count: int = 0
 
 
 class Matrix:
-    """The vectors of one index. One thread changes it at a time; any number search meanwhile."""
+    """The vectors of one index. One thread changes it at a time; any number search meanwhile.
 
-    def __init__(self, width: int, kind: Kind) -> None:
-        self.width, self.kind = width, kind
-        self.revision = -1  # of the index that it shows
+    Attributes:
+        revision: of the index that it shows.
+    """
+
+    def __init__(self, width: int, kind: Kind, approximate_from: int = 1 << 62) -> None:
+        """An empty one.
+
+        Args:
+            approximate_from: rows from which on a search without filters looks at their signs first.
+        """
+        self.width, self.kind, self._approximate_from = width, kind, approximate_from
+        self._signs: _Signs | None = None
+        self.revision = -1
         self._struck = 0
         self._rows = self._empty(0)
 
@@ -75,13 +96,19 @@ class Matrix:
             np.zeros(size, np.int64),
             np.zeros(size, np.int64),
             np.zeros((size, 2), np.int32),
+            np.zeros(size, np.int32),
         )
 
     def __len__(self) -> int:
         return self._rows.count - self._struck
 
     def add(
-        self, ids: NDArray[np.int64], documents: NDArray[np.int64], pages_N2: NDArray[np.int32], packed: list[bytes]
+        self,
+        ids: NDArray[np.int64],
+        documents: NDArray[np.int64],
+        pages_N2: NDArray[np.int32],
+        words: NDArray[np.int32],
+        packed: list[bytes],
     ) -> None:
         """Rows of chunks that are newer than all that are there.
 
@@ -101,15 +128,20 @@ class Matrix:
         else:
             rows.codes_NW[new], scales_N = unpack(packed, self.width), np.ones(len(packed), np.float32)
         rows.scales_N[new] = np.maximum(scales_N, 1e-12)
-        rows.ids_N[new], rows.documents_N[new], rows.pages_N2[new] = ids, documents, pages_N2
+        rows.ids_N[new], rows.documents_N[new] = ids, documents
+        rows.pages_N2[new], rows.words_N[new] = pages_N2, words
         rows.count += len(ids)
+        if self._signs is not None:
+            self._signs = self._signs.extended(rows, count)
+        elif rows.count >= self._approximate_from:
+            self._signs = _Signs.of(rows)
         self._rows = rows
 
     def _room(self, more: int) -> _Rows:
         """The rows with space for more; grown by half, without what was struck out."""
         old = self._rows
         if old.count + more <= len(old.ids_N):
-            return _Rows(old.codes_NW, old.scales_N, old.ids_N, old.documents_N, old.pages_N2, old.count)
+            return replace(old)
         kept = np.flatnonzero(old.scales_N[: old.count])
         new = self._empty(max(len(kept) + more, len(kept) * 3 // 2 if old.count else 0))
         new.codes_NW[: len(kept)] = old.codes_NW[kept]
@@ -117,8 +149,9 @@ class Matrix:
         new.ids_N[: len(kept)] = old.ids_N[kept]
         new.documents_N[: len(kept)] = old.documents_N[kept]
         new.pages_N2[: len(kept)] = old.pages_N2[kept]
+        new.words_N[: len(kept)] = old.words_N[kept]
         new.count, self._struck = len(kept), 0
-        self._rows = new
+        self._rows, self._signs = new, _Signs.of(new) if self._signs is not None else None
         return new
 
     def drop(self, first: int, last: int) -> None:
@@ -128,12 +161,13 @@ class Matrix:
         self._struck += int(np.count_nonzero(rows.scales_N[start:end]))
         rows.scales_N[start:end] = 0
 
-    def change(self, chunk: int, packed: bytes) -> None:
-        """Another vector for one chunk."""
+    def change(self, chunk: int, packed: bytes, words: int) -> None:
+        """Another vector, and another number of words, for one chunk."""
         rows = self._rows
         at = int(np.searchsorted(rows.ids_N[: rows.count], chunk))
         if at == rows.count or rows.ids_N[at] != chunk:
             return
+        rows.words_N[at] = words
         vector_1W = unpack([packed], self.width)
         if self.kind == "int8":
             codes_1W, scales_1 = quantize(vector_1W)
@@ -154,19 +188,55 @@ class Matrix:
             documents: only theirs, ids ascending.
             pages: only those that touch these.
         """
-        rows, count = self._rows, self._rows.count
+        signs, rows = self._signs, self._rows
+        count = rows.count
         if not count or limit < 1:
             return []
         chosen = self._chosen(rows, documents, pages)
         query_W = np.asarray(vector_W, np.float32)
+        if chosen is None and signs is not None and signs.rows is rows:
+            chosen = signs.nearest(query_W, max(count // _SHARE, _LEAST, 20 * limit))
         if chosen is None:
             scores_N = _products(rows.codes_NW[:count], query_W) * rows.scales_N[:count]
             scores_N[rows.scales_N[:count] == 0] = -np.inf
             ids_N = rows.ids_N[:count]
         else:
             scores_N = _products(rows.codes_NW[chosen], query_W) * rows.scales_N[chosen]
+            scores_N[rows.scales_N[chosen] == 0] = -np.inf
             ids_N = rows.ids_N[chosen]
         return _best(ids_N, scores_N, limit)
+
+    def scored(
+        self,
+        postings: Iterable[tuple[float, NDArray[np.int64], NDArray[np.int64]]],
+        average: float,
+        limit: int,
+        documents: NDArray[np.int64] | None = None,
+        pages: tuple[int, int] | None = None,
+    ) -> list[tuple[int, float]]:
+        """The best chunks by BM25.
+
+        Args:
+            postings: of each word its weight, the chunks that it stands in, and how often.
+            average: words of a chunk.
+        """
+        rows, count = self._rows, self._rows.count
+        if not count or limit < 1:
+            return []
+        ids_N = rows.ids_N[:count]
+        scores_N = np.zeros(count, np.float32)
+        norms_N = (K1 * (1 - B) + K1 * B / max(average, 1e-9) * rows.words_N[:count]).astype(np.float32)
+        unbroken = int(ids_N[-1] - ids_N[0]) == count - 1
+        for weight, chunks_M, counts_M in postings:
+            at_M = chunks_M - ids_N[0] if unbroken else np.searchsorted(ids_N, chunks_M)
+            there_M = (at_M >= 0) & (at_M < count)  # what another has added or taken meanwhile is left out
+            there_M[there_M] = ids_N[at_M[there_M]] == chunks_M[there_M]
+            at_M, often_M = at_M[there_M], counts_M[there_M].astype(np.float32)
+            scores_N[at_M] += np.float32(weight) * often_M / (often_M + norms_N[at_M])
+        scores_N[rows.scales_N[:count] == 0] = 0
+        chosen = self._chosen(rows, documents, pages)
+        found = np.flatnonzero(scores_N) if chosen is None else chosen[scores_N[chosen] > 0]
+        return _best(ids_N[found], scores_N[found], limit)
 
     def _chosen(
         self, rows: _Rows, documents: NDArray[np.int64] | None, pages: tuple[int, int] | None
@@ -180,6 +250,49 @@ class Matrix:
             pages_N2 = rows.pages_N2[: rows.count]
             kept_N &= (pages_N2[:, 0] > 0) & (pages_N2[:, 0] <= pages[1]) & (pages_N2[:, 1] >= pages[0])
         return np.flatnonzero(kept_N)
+
+
+class _Signs:
+    """On which side of the mean each row lies, number by number: P words of 64 bits, word by word for all rows."""
+
+    def __init__(self, rows: _Rows, mean_W: NDArray[np.float32], bits_PN: NDArray[np.uint64]) -> None:
+        self.rows, self._mean_W, self._bits_PN = rows, mean_W, bits_PN
+
+    @classmethod
+    def of(cls, rows: _Rows) -> _Signs:
+        """Of all rows, around the mean of some."""
+        some_N = np.unique(np.linspace(0, rows.count - 1, min(rows.count, 20_000)).astype(np.intp))
+        mean_W = (rows.codes_NW[some_N] * rows.scales_N[some_N, None]).mean(axis=0, dtype=np.float32)
+        words = -(-rows.codes_NW.shape[1] // 64)
+        return cls(rows, mean_W, np.zeros((words, len(rows.ids_N)), np.uint64)).extended(rows, 0)
+
+    def extended(self, rows: _Rows, first: int) -> _Signs:
+        """With the rows from `first` on; they are the same object's rows, or have room for them."""
+        for start in range(first, rows.count, _BLOCK):
+            part = slice(start, min(start + _BLOCK, rows.count))
+            values_BW = rows.codes_NW[part] * rows.scales_N[part, None]
+            self._bits_PN[:, part] = _packed_signs(values_BW - self._mean_W).T
+        return _Signs(rows, self._mean_W, self._bits_PN)
+
+    def nearest(self, query_W: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+        """The rows, at least `count` of them, whose signs differ least from the question's."""
+        asked_P = _packed_signs((query_W - self._mean_W)[None])[0]
+        rows = self.rows.count
+        apart_N = np.zeros(rows, np.uint16)
+        scratch_B = np.empty(min(_SIGN_BLOCK, rows), np.uint64)
+        for start in range(0, rows, _SIGN_BLOCK):
+            part = slice(start, min(start + _SIGN_BLOCK, rows))
+            differ_B = scratch_B[: part.stop - start]
+            for bits_N, asked in zip(self._bits_PN, asked_P, strict=True):
+                np.bitwise_xor(bits_N[part], asked, out=differ_B)
+                apart_N[part] += np.bitwise_count(differ_B)
+        within = np.cumsum(np.bincount(apart_N, minlength=1))
+        return np.flatnonzero(apart_N <= np.searchsorted(within, count))
+
+
+def _packed_signs(values_NW: NDArray[np.float32]) -> NDArray[np.uint64]:
+    bits_NB = np.packbits(values_NW > 0, axis=1)
+    return np.pad(bits_NB, ((0, 0), (0, -bits_NB.shape[1] % 8))).view(np.uint64)
 
 
 def _products(codes_NW: NDArray[np.int8] | NDArray[np.float32], query_W: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -152,16 +152,20 @@ def _project(
     codes, start, scale, bias = qkv
     heads = q_HNK.shape[0]
     tile = np.empty((TILE, GROUP), np.float32)
+    tiles = (last - first) // TILE
     for head in range(heads):
         q_NK, k_KN, v_NK = q_HNK[head], k_HKN[head], v_HNK[head]
         for n in range(first, last, TILE):
+            wide.ask_for(codes, heads + head, (n - first) // TILE, tiles)
             wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, head, q_NK, n, 0)
         for n in range(first, last, TILE):
+            wide.ask_for(codes, 2 * heads + head, (n - first) // TILE, tiles)
             wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, heads + head, tile, 0, 0)
             for i in range(GROUP):
                 for t in range(TILE):
                     k_KN[i, n + t] = tile[t, i]
         for n in range(first, last, TILE):
+            wide.ask_for(codes, head + 1, (n - first) // TILE, tiles)
             wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, 2 * heads + head, v_NK, n, 0)
 
 
@@ -222,6 +226,7 @@ def _feed(first: int, last: int, codes_ND: Array, scale_NG: Array, up: Any, down
     tile = np.empty((TILE, GROUP), np.float32)
     for panel in range(inner // GROUP):
         for n in range(0, rows, TILE):
+            wide.ask_for(codes, panel + 1, n // TILE, rows // TILE)
             wide.dots(codes_ND, scale_NG, first + n, codes, start, scale, bias, panel, tile, 0, 0)
             for t in range(TILE):
                 inner_scale[n + t, panel] = wide.gelu_to_bytes(tile, t, 0, inner_codes, n + t, GROUP * panel)
@@ -234,6 +239,7 @@ def _times(first: int, last: int, codes_ND: Array, scale_NG: Array, matrix: Any,
     codes, start, scale, bias = matrix
     for panel in range(codes.shape[0]):
         for n in range(first, last, TILE):
+            wide.ask_for(codes, panel + 1, (n - first) // TILE, (last - first) // TILE)
             wide.dots(codes_ND, scale_NG, n, codes, start, scale, bias, panel, y_ND, n - first, GROUP * panel)
 
 

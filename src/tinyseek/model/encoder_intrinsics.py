@@ -69,7 +69,7 @@ def ask_for(typing: Any, w_PGW: Any, panel: Any, tile: Any, tiles: Any) -> Any:
         tile, tiles = arguments[2:]
         first, last = (b.udiv(b.mul(lines, place), tiles) for place in (tile, _plus(b, tile, 1)))
         with cgutils.for_range_slice(b, b.mul(first, line), b.mul(last, line), line, intp=_I64) as (index, _):
-            b.call(ask, [b.gep(begin, [index]), *(ir.Constant(_I32, number) for number in (0, 3, 1))  # to read, data])
+            b.call(ask, [b.gep(begin, [index]), *(ir.Constant(_I32, number) for number in (0, 3, 1))])  # to read, data
         return context.get_dummy_value()
 
     at = numba.int64

@@ -156,6 +156,29 @@ def test_any_honest_select_runs(room: TableRoom, sql: str) -> None:
     assert room.run(sql).rows
 
 
+def test_values_of_any_type_come_back_as_plain_ones(room: TableRoom) -> None:
+    taken = {
+        "uuid()::VARCHAR LIKE '%-%'": True,
+        "DATE '2024-03-01'": "2024-03-01",
+        "TIMESTAMP '2024-03-01 10:30:00'": "2024-03-01 10:30:00",
+        "(TIMESTAMPTZ '2024-03-01 10:30:00+00' AT TIME ZONE 'Asia/Shanghai')": "2024-03-01 18:30:00",
+        "1.10::DECIMAL(10, 2)": 1.1,
+        "100::DECIMAL(20, 2)": 100,
+        "2::HUGEINT << 70": str(2 << 70),
+        "'NaN'::DOUBLE": "nan",
+        "1 / 0": "inf",
+        "[1, 2]": "[1, 2]",
+        "INTERVAL 3 DAY": "3 days, 0:00:00",
+        "'ab'::BLOB": "2 bytes",
+        "NULL": None,
+        "'半' || chr(128512)": "半😀",
+    }
+    result = room.run(f"SELECT {', '.join(taken)}, now(), TIMESTAMPTZ '2024-03-01 10:30:00+00' = now() AS a, 1 AS a;")
+    assert list(result.rows[0][: len(taken)]) == list(taken.values())
+    assert str(result.rows[0][len(taken)]).startswith("20")
+    assert result.rows[0][-2:] == (False, 1)  # two columns of one name
+
+
 def test_nothing_was_changed_by_any_of_it(room: TableRoom, rows: list[dict[str, object]]) -> None:
     assert room.run("SELECT count(*), sum(Revenue) FROM orders").rows == ((60, sum(row["Revenue"] for row in rows)),)
 

@@ -35,6 +35,7 @@ from tinyseek.knowledge.tables.trace import MOST_TRACED, ROW, rows_of, traced
 KINDS_WITH_CELLS = ("xlsx", "csv")
 LONGEST_CELL = 2_000  # characters of a result's cell
 FEW = 40  # different texts of a column that are all told
+_ZONED = "TIMESTAMP WITH TIME ZONE"
 _BATCH = 20_000  # rows that are handed over at once
 
 
@@ -204,11 +205,12 @@ class Room:
         try:
             self._db.execute(sql)
             described = self._db.description or []
-            return (
-                [str(column[0]) for column in described],
-                [str(column[1]) for column in described],
-                self._db.fetchmany(most),
-            )
+            names, types = [str(column[0]) for column in described], [str(column[1]) for column in described]
+            if any(_ZONED in kind for kind in types):  # as text: Python would want a module and its files for them
+                given = ", ".join(f"c{at}" for at in range(len(types)))
+                taken = ", ".join(f"c{at}::VARCHAR" if _ZONED in kind else f"c{at}" for at, kind in enumerate(types))
+                self._db.execute(f"SELECT {taken} FROM ({sql.strip().rstrip(';')}\n) AS t({given})")
+            return names, types, self._db.fetchmany(most)
         finally:
             self._db.execute("ROLLBACK")
 

@@ -75,6 +75,8 @@ LIGHT = (
     "tinyseek.evaluate.options",
     "tinyseek.tune.distill.options",
     "tinyseek.tune.rl.options",
+    "tinyseek.knowledge.options",
+    "tinyseek.knowledge.base",
     "tinyseek.knowledge.documents.read",
     "tinyseek.knowledge.memory",
     "tinyseek.knowledge.tables.options",

@@ -25,7 +25,7 @@ _CHINESE = """
 多大 多长 多久 哪一
 """
 _HAN = re.compile("[\u3400-\u9fff]")
-_LETTER = re.compile(r"[^\W\d_]")
+_SPELT = re.compile(r"[^\W\d_\u3400-\u9fff][^\s\u3400-\u9fff]*")  # what is written in letters, up to a blank
 
 
 @lru_cache(maxsize=1)
@@ -43,6 +43,5 @@ def content_words(text: str) -> list[str]:
 
 
 def is_chinese(text: str) -> bool:
-    """Whether a text is Chinese rather than written in letters: a Chinese character is worth three letters of one."""
-    han = len(_HAN.findall(text))
-    return 3 * han > len(_LETTER.findall(text)) - han
+    """Whether a text is Chinese rather than written in letters: two Chinese characters count as much as one spelt word."""
+    return len(_HAN.findall(text)) > 2 * len(_SPELT.findall(text))

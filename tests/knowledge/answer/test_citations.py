@@ -92,7 +92,11 @@ def test_a_citation_carries_the_sentence_that_holds_it_and_where_it_stands() -> 
         ("The learning rate was 0.0003 [2].", [2], 0),
         ("The learning rate was 0.003 [2].", [], 1),
         ("Accuracy rewards check whether the answer is correct [1, 2].", [1], 1),  # one of two says it
-        ("Accuracy rewards check whether the answer is correct [1][1][3].", [1, 1], 1),
+        (
+            "Accuracy rewards check whether the answer is correct [1][1][3].",
+            [1, 1, 3],
+            0,
+        ),  # the third says it in Chinese
         ("Accuracy rewards check the answer [1], and the learning rate was kept [2].", [1, 2], 0),  # each its own half
         ("According to [1], accuracy rewards check whether the answer is correct.", [1], 0),  # opens its sentence
         ("[2] says that 600k training samples for reasoning were collected. Nothing else.", [2], 0),

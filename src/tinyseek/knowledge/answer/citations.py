@@ -5,9 +5,8 @@ before it: back to the last marker, or else to the beginning of the sentence; wh
 the sentence after it. A claim is held against the sentences of the cited passage, in three steps:
 
     numbers    every figure of the claim stands in the passage; units and ways of writing count for nothing (800k, 800,000, 80万)
-    words      in one language: the share of the claim's words, the rare ones counting more, that stand there
-    meaning    across languages, or where words are not enough: the cosine of the claim and the nearest sentences, held against how
-               near the other passages come
+    words      some of the claim's words stand there, in the claim's language or by the dictionary in the other
+    meaning    one of its sentences comes near the claim; across languages, nearer than any of the other passages'
 
 A marker that fails is taken out of the text and counted; one that holds is shown as [n] and carries the sentences that hold it.
 """

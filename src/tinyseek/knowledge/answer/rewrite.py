@@ -74,6 +74,6 @@ def _written(question: str, said: Sequence[Message], model: ChatModel) -> str | 
     asked = _ASKED[language].format(talk=talk, question=question)
     options = ChatOptions(temperature=0, max_tokens=200, thinking=False)
     written = model.complete([{"role": "user", "content": asked}], options).content
-    written = written.rpartition("</think>")[2].strip().strip("\"'“”「」").strip()
-    written = re.sub(r"^(?:Question|Last question|问题|最后一个问题)\s*[:：]\s*", "", written)
+    written = written.rpartition("</think>")[2].strip()
+    written = re.sub(r"^(?:Question|Last question|问题|最后一个问题)\s*[:：]\s*", "", written).strip("\"'“”「」 ")
     return written if written and len(written) <= _LONGEST and "\n" not in written else None

@@ -6,9 +6,9 @@ DOCUMENTS holds deepseek-r1.pdf (https://arxiv.org/abs/2501.12948) and the two i
 markitdown test with (REPAIR-2022-INV-001_multipage.pdf, SPARSE-2024-INV-1234_borderless_table.pdf).
 
 Written: 100 questions about them, each with the pages that answer it, in English and in Chinese; an answer is right if its first
-citation names the document and one of these pages. Drawn: sentences of the documents taken by chance, asked for by their rarest words
-in the form of a question; right is the page that the sentence was taken from. Claims: 30 true and 30 false ones, in two languages,
-as sentences of an answer that cites each of the passages found; half of them were used to choose the check's bounds.
+citation names the document and one of these pages. Drawn: sentences of the documents taken by chance, asked for by their rarest
+words in the form of a question; right is the page that the sentence was taken from. Claims: 30 true and 30 false ones, in two
+languages, as sentences of an answer that cites each of the passages found; half of them were used to choose the check's bounds.
 """
 
 from __future__ import annotations

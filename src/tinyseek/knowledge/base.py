@@ -31,7 +31,7 @@ from tinyseek.settings import suggestion
 
 if TYPE_CHECKING:
     from tinyseek.knowledge.answer.ask import Part
-    from tinyseek.knowledge.answer.options import How
+    from tinyseek.knowledge.answer.options import AnswerSettings, How
     from tinyseek.knowledge.retrieve import Hit, Reranker
     from tinyseek.llm.base import ChatModel, Message
 
@@ -318,11 +318,12 @@ class KnowledgeBase:
         history: Sequence[Message] = (),
         model: ChatModel | None = None,
         filters: Filters = ALL,
+        settings: AnswerSettings | None = None,
     ) -> Iterator[Part]:
         """An answer with citations, piece by piece; see `answer.ask`."""
-        from tinyseek.knowledge.answer.ask import ask
+        from tinyseek.knowledge.answer.ask import DEFAULTS, ask
 
-        return ask(self, question, history, model, filters=filters)
+        return ask(self, question, history, model, settings or DEFAULTS, filters)
 
     # ---- collections ----
 

@@ -279,6 +279,9 @@ def _quoted(question: str, hits: Sequence[Hit], reply: Reply, base: Base, settin
     """From the passages that were found themselves: their sections may be four times as long, and say little more."""
     passages = [Passage(hit.document, [hit.chunk]) for hit in hits]
     quotes = extract(reply.question, passages, [hit.score for hit in hits], Supporter(passages, base.embedder))
+    order = list(dict.fromkeys([*(quote.number for quote in quotes), *range(len(passages))]))
+    passages = [passages[number] for number in order]  # those that are quoted first: they are [1], [2] ...
+    quotes = [replace(quote, number=order.index(quote.number)) for quote in quotes]
     text = ""
     citations: list[Citation] = []
     for quote in quotes:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyseek.commands import say
 from tinyseek.commands.kb import (
-    Chosen,
     add_filters,
     filters_of,
     home_of,
@@ -27,7 +25,6 @@ from tinyseek.knowledge.plain import plain_chunk, plain_document, plain_progress
 if TYPE_CHECKING:
     from tinyseek.knowledge.base import KnowledgeBase
     from tinyseek.knowledge.index.base import StoredChunk, StoredDocument
-    from tinyseek.knowledge.ingest import Progress
 
 _CHUNKS_SHOWN = 20
 
@@ -45,33 +42,18 @@ def add(arguments: list[str]) -> int:
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for each document; may be repeated")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for each file")
     chosen, _ = parsed(parser, arguments)
+    from tinyseek.commands.kb_progress import Reading, sizes_of
+
     paths = _paths(chosen.words)
-    with chosen.open(make=True) as base:
-        return _bring(base, base.add(paths, chosen.options.tag, _say(chosen)), chosen)
-
-
-def _bring(base: KnowledgeBase, progress: Iterator[Progress], chosen: Chosen) -> int:
-    from tinyseek.commands.kb_progress import Reading
-
-    reading = Reading(each=getattr(chosen.options, "verbose", False))
-    chosen.options.reading = reading
-    with reading:
-        for one in progress:
+    reading = Reading(sizes_of(paths), each=chosen.options.verbose)
+    with chosen.open(make=True) as base, reading:
+        for one in base.add(paths, chosen.options.tag, reading.say):
             reading.tell(one)
             if chosen.options.json:
                 print_json(plain_progress(one))
-    if chosen.options.json:
-        return 1 if reading.outcomes["failed"] else 0
-    print(reading.summary(base.collection))
+    if not chosen.options.json:
+        print(reading.summary(chosen.options.collection))
     return 1 if reading.outcomes["failed"] else 0
-
-
-def _say(chosen: Chosen) -> Any:
-    def line(text: str) -> None:
-        reading = getattr(chosen.options, "reading", None)
-        (reading.say if reading is not None else say)(text)
-
-    return line
 
 
 def _paths(words: list[str]) -> list[Path]:
@@ -154,7 +136,7 @@ def _table(documents: list[StoredDocument]) -> None:
     for document in documents:
         address = link(document)
         row: list[Text | str] = [
-            Text(document.name, style=f"link {address}" if address and is_terminal() else ""),
+            Text.assemble((document.name, f"link {address}" if address and is_terminal() else "")),
             document.kind,
             f"{document.pages:,}" if document.pages else "",
             f"{document.chunks:,}",

@@ -152,10 +152,10 @@ def _tables(outcomes: Sequence[Outcome], answers: bool) -> None:
 
 
 def _share(mean: Mean, name: str) -> str:
-    """With the half of its 95 % interval."""
+    """With its 95 % interval."""
     if name == "MRR":
-        return f"{mean.mean:.3f} ± {(mean.high - mean.low) / 2:.3f}"
-    return f"{100 * mean.mean:.1f} ± {50 * (mean.high - mean.low):.1f} %"
+        return f"{mean.mean:.3f} ({mean.low:.2f}-{mean.high:.2f})"
+    return f"{100 * mean.mean:.1f} % ({100 * mean.low:.0f}-{100 * mean.high:.0f})"
 
 
 def _wrong(outcomes: Sequence[Outcome], most: int) -> None:

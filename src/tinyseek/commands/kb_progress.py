@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -34,19 +36,20 @@ class Reading:
         chunks: passages of files that were added or changed.
     """
 
-    def __init__(self, each: bool = False) -> None:
+    def __init__(self, sizes: Mapping[str, int], each: bool = False) -> None:
         """Prepare.
 
         Args:
+            sizes: of the files by name, for the time that is left.
             each: a line for each file that is not as it was, beside those that failed.
         """
         self.outcomes: Counter[str] = Counter()
         self.chunks = 0
+        self._sizes, self._passed, self._total = sizes, 0, sum(sizes.values())
         self._each, self._person = each, sys.stderr.isatty()
         self._started = self._last = time.monotonic()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._failed: list[tuple[str, str]] = []
 
     def __enter__(self) -> Self:
         if self._person:
@@ -89,7 +92,8 @@ class Reading:
             self.chunks += progress.chunks
         if progress.outcome == "failed" or (self._each and progress.outcome in _SIGNS) or self._odd(progress):
             self._line(progress)
-        left = self._left(progress.done, progress.total)
+        self._passed += self._sizes.get(progress.file, 0)
+        left = self._left() if progress.done < progress.total else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=progress.done, total=progress.total, left=left, note=progress.file)
         elif time.monotonic() - self._last >= _EVERY:
@@ -112,11 +116,12 @@ class Reading:
         else:
             print(f"{sign} {progress.file}{why}", file=sys.stderr, flush=True)
 
-    def _left(self, done: int, total: int) -> str:
-        passed = time.monotonic() - self._started
-        if not done or done >= total or passed < 2:
+    def _left(self) -> str:
+        """By bytes: files differ more in size than in what a byte of them takes."""
+        seconds = time.monotonic() - self._started
+        if seconds < 2 or self._passed < 0.01 * self._total or not self._total:
             return ""
-        return f"about {clock(passed * (total - done) / done)} left"
+        return f"about {clock(max(1, round(seconds * (self._total - self._passed) / self._passed)))} left"
 
     def summary(self, collection: str) -> str:
         """All of it in a line."""
@@ -138,8 +143,12 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def told(progress: Iterable[Progress], reading: Reading) -> Counter[str]:
-    """Show all of it as it comes. Returns the outcomes."""
-    for one in progress:
-        reading.tell(one)
-    return reading.outcomes
+def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
+    """The files that there are below some paths, by the names that they will have, with their bytes."""
+    from tinyseek.knowledge.files import find
+
+    sizes: dict[str, int] = {}
+    for found in find(paths).files:
+        with contextlib.suppress(OSError):
+            sizes[found.name] = found.file.stat().st_size
+    return sizes

@@ -105,6 +105,10 @@ class PostgresIndex(Index):
         self._pooling = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
+        try:
+            conninfo_to_dict(where)
+        except psycopg.Error:
+            raise UserError("index.where: is no address of a server; write postgresql://user@host/database") from None
         with self._told(), self._connected() as db:
             self._n = self._prepared(db)
 

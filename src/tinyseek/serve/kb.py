@@ -7,7 +7,7 @@ Documents come in as uploads alone; no route reads a path of the server's.
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from starlette.responses import FileResponse
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.answer.ask import Part, ask
-from tinyseek.knowledge.base import KnowledgeBase
+from tinyseek.knowledge.base import KnowledgeBase, checked_tags
 from tinyseek.knowledge.documents.blocks import Box, Place
 from tinyseek.knowledge.files import hash_of
 from tinyseek.knowledge.index.base import Filters, StoredChunk, StoredDocument
@@ -35,7 +35,7 @@ from tinyseek.serve.replies import ERRORS
 from tinyseek.serve.streaming import DONE, event, stream
 from tinyseek.serve.wire import JsonRoute
 
-_STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {}}}  # events with names and JSON data
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -285,14 +285,14 @@ def _uploads(served: ServedKnowledge) -> APIRouter:
         files, fields = await _files(request, name)
         try:
             base = await served.base(request, collection or next(iter(fields.get("collection", ())), FIRST))
-            tags = [*tag, *fields.get("tag", ())]
-            pump = served.pump(_added(base, files, tags), request)
-            if stream_:
-                return await stream(pump, _ProgressWriter())
-            return json_response({"data": [plain_progress(one) for one in await pump.all()]})
-        finally:
-            if not stream_:
-                _close(files)
+            tags = checked_tags([*tag, *fields.get("tag", ())])
+        except BaseException:
+            _close(files)
+            raise
+        pump = served.pump(_added(base, files, tags), request)
+        if stream_:
+            return await stream(pump, _ProgressWriter())
+        return json_response({"data": [plain_progress(one) for one in await pump.all()]})
 
     return router
 
@@ -321,7 +321,7 @@ async def _files(
     return files, fields
 
 
-def _added(base: KnowledgeBase, files: list[tuple[str, UploadFile | bytes]], tags: list[str]) -> Iterator[Progress]:
+def _added(base: KnowledgeBase, files: list[tuple[str, UploadFile | bytes]], tags: Sequence[str]) -> Iterator[Progress]:
     """Each file added; one that cannot be is a line, and the others go on."""
     try:
         for number, (name, held) in enumerate(files, 1):

@@ -7,7 +7,7 @@ markitdown test with (REPAIR-2022-INV-001_multipage.pdf, SPARSE-2024-INV-1234_bo
 
 Written: 100 questions about them, each with the pages that answer it, in English and in Chinese; an answer is right if its first
 citation names the document and one of these pages. Drawn: sentences of the documents taken by chance, asked for by their rarest
-words in the form of a question; right is the page that the sentence was taken from. Claims: 30 true and 30 false ones, in two
+words in the form of a question; right is a page on which the sentence stands. Claims: 30 true and 30 false ones, in two
 languages, as sentences of an answer that cites each of the passages found; half of them were used to choose the check's bounds.
 """
 
@@ -122,7 +122,8 @@ def drawn(kb: KnowledgeBase, count: int, seed: int) -> list[Asked]:
         rare = sorted(said, key=lambda word: frequency[words(word)[0]])[:5]
         if len(rare) == 5:
             asked = " ".join(word.strip("(),;:•") for word in said if word in rare)
-            found.append(Asked(f"What is said about {asked}?", name, [page]))
+            pages = sorted({there for same, document, there in sentences if (same, document) == (text, name)} | {page})
+            found.append(Asked(f"What is said about {asked}?", name, pages))
         if len(found) == count:
             break
     return found

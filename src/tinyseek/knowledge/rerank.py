@@ -13,7 +13,7 @@ from tinyseek.knowledge.answer.options import Rerank
 from tinyseek.knowledge.answer.prompt import defused
 from tinyseek.knowledge.retrieve import Base, Hit, Reranker, Search
 from tinyseek.knowledge.segment import sentences
-from tinyseek.llm.base import ChatModel, ChatOptions
+from tinyseek.llm.base import ChatModel, ChatOptions, ContextError
 
 _READ = 1200  # characters of a passage that a model reads
 _LIST = 20  # passages that it orders at once
@@ -75,7 +75,10 @@ def by_model(model: ChatModel, found: Search) -> list[Hit]:
     passages = "\n\n".join(f"[{n + 1}] {defused(hit.chunk.chunk.text[:_READ])}" for n, hit in enumerate(read))
     asked = _ASKED.format(passages=passages, question=found.question)
     options = ChatOptions(temperature=0, max_tokens=120, thinking=False)
-    said = model.complete([{"role": "user", "content": asked}], options).content.rpartition("</think>")[2]
+    try:
+        said = model.complete([{"role": "user", "content": asked}], options).content.rpartition("</think>")[2]
+    except ContextError:  # they are too long for it: their order stays
+        return found.hits
     named = [int(number) - 1 for number in re.findall(r"\d{1,3}", said)]
     order = list(dict.fromkeys(n for n in named if 0 <= n < len(read)))
     order += [n for n in range(len(found.hits)) if n not in set(order)]

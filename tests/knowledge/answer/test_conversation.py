@@ -13,6 +13,7 @@ from tinyseek.knowledge.answer.options import AnswerSettings
 from tinyseek.knowledge.answer.rewrite import leans, rewrite
 from tinyseek.knowledge.answer.support import Passage
 from tinyseek.knowledge.index.base import Chunk, StoredChunk, StoredDocument
+from tinyseek.llm.base import ContextError
 
 TALK = [
     {"role": "user", "content": "How long is the warranty of the drill?"},
@@ -31,6 +32,10 @@ TALK = [
         ("为什么？", True),
         ("电池呢？", True),
         ("How long is the warranty of the drill?", False),
+        ("Tell me more about that.", True),
+        ("Is there a reward that is given for the format?", False),
+        ("应该怎样使用少样本提示？", False),  # 该 is no word of its own here
+        ("奖励模型的其他局限是什么？", False),
         ("Which two kinds of rewards does the paper describe?", False),
         ("训练 R1-Zero 用了哪两类奖励？", False),
         ("蒸馏模型有没有再做强化学习？", False),
@@ -89,6 +94,15 @@ def test_headings_of_what_else_was_found_make_questions() -> None:
     assert follow_ups("有哪些奖励？", "两种。", passages(), [0], 1) == ["“Results”讲了什么？"]
     assert follow_ups("x", "y", passages(), [], 0) == []
     assert follow_ups("x", "y", [], [], 3) == []
+
+
+def test_a_model_that_fails_costs_no_answer() -> None:
+    class Full(SaidModel):
+        def stream(self, *_: object, **__: object) -> object:  # type: ignore[override]
+            raise ContextError(9000, 4096)
+
+    assert follow_ups("q", "a", passages(), [0], 1, Full("")) == ["What does “Results” say?"]
+    assert rewrite("And what does it cost?", TALK, Full("")) == "And what does it cost? long warranty drill"
 
 
 def test_a_model_s_questions_are_taken_where_they_are_questions() -> None:

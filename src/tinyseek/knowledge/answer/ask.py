@@ -27,6 +27,9 @@ from tinyseek.llm.base import ChatModel, ChatOptions, Message, Usage
 
 DEFAULTS = AnswerSettings()
 _SOURCES = 3  # passages that an answer without any marker is held against
+_WITH_MODEL = (
+    0.4  # of `found_from` is enough where a model reads the passages: it may say itself that they do not answer
+)
 _ROOM = 64  # tokens between prompt and context, for what a server adds
 
 
@@ -101,7 +104,7 @@ def ask(
     hits, sure = found.hits, found.confidence
     yield Part(hits=tuple(hits))
     reply = Reply("", hits=hits, confidence=sure, question=searched)
-    if not hits or sure < settings.found_from:
+    if not hits or sure < settings.found_from * (_WITH_MODEL if model is not None else 1.0):
         text = NOT_FOUND[language_of(question)]
         yield Part(text=text)
         yield Part(reply=replace(reply, text=text, found=False))

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyseek.knowledge.answer.support import Passage, Span, Supporter
+from tinyseek.knowledge.segment import words
 
-_OF_PASSAGE = 0.1  # the passage's score, 0 to 1, in cosines
+_OF_PASSAGE = 0.2  # the passage's score, 0 to 1, in cosines
 _AS_GOOD = 0.02  # a sentence this much less near than the best is part of the answer
+_LEAST_WORDS = 4  # of a sentence: what is shorter ("2.", a name in a list of references) says nothing by itself
 _MOST_CHARACTERS = 700  # of all quotes together
 _LIST = 5  # items that follow a sentence which announces them
 
@@ -43,13 +45,15 @@ def extract(
         if passage.sentences:
             near = supporter.nearness(question, number)
             ranked += [(float(n) + _OF_PASSAGE * scores[number], number, row) for row, n in enumerate(near)]
+    long_enough = [e for e in ranked if len(words(passages[e[1]].sentences[e[2]].text)) >= _LEAST_WORDS]
+    ranked = long_enough or ranked
     ranked.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
     quotes: list[Quote] = []
     taken: set[tuple[int, int]] = set()
     for score, number, row in ranked:
         if len(quotes) == most or score < ranked[0][0] - _AS_GOOD:
             break
-        if (number, row) in taken:
+        if (number, row) in taken or any(passages[number].sentences[row].text in quote.text for quote in quotes):
             continue
         rows = _with_what_follows(passages[number], row)
         quote = _quoted(passages[number], rows, number, score)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from tinyseek.errors import UserError
 from tinyseek.knowledge.answer.prompt import defused, language_of
 from tinyseek.knowledge.answer.support import Passage
 from tinyseek.llm.base import ChatModel, ChatOptions
@@ -60,7 +61,10 @@ def _from_model(question: str, answer: str, passages: Sequence[Passage], most: i
     language = language_of(question)
     quoted = "\n\n".join(defused(passage.text[:500]) for passage in passages[:4])
     asked = f"{_ASKED[language].format(most=most)}\n\n{quoted}\n\n{question}\n\n{answer[:1500]}"
-    said = model.complete([{"role": "user", "content": asked}], ChatOptions(max_tokens=300, thinking=False)).content
+    try:
+        said = model.complete([{"role": "user", "content": asked}], ChatOptions(max_tokens=300, thinking=False)).content
+    except UserError:  # the answer is there; it is not lost for this
+        return []
     lines = [_NUMBERED.sub("", line).strip() for line in said.rpartition("</think>")[2].splitlines()]
     questions = [line for line in lines if line.endswith(("?", "？")) and 6 <= len(line) <= _LONGEST]
     return [line for line in dict.fromkeys(questions) if line != question]

@@ -30,7 +30,8 @@ class AnswerSettings(Settings):
         0.5,
         ge=0,
         le=1,
-        description="answer only if the passages hold the answer with at least this probability; 0 answers always",
+        description="answer only if the passages hold the answer with at least this probability (with a model, which reads them, "
+        "0.4 times it is enough); 0 answers always",
     )
     rewrite: bool = Field(
         True, description="make a question that leans on the conversation stand alone before searching"

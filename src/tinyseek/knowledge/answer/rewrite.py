@@ -9,21 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from tinyseek.errors import UserError
 from tinyseek.knowledge.answer.prompt import language_of, turns
+from tinyseek.knowledge.segment import words
 from tinyseek.knowledge.stopwords import content_words
 from tinyseek.llm.base import ChatModel, ChatOptions, Message
 
-_LEANS = {
+_ENGLISH = "it its they them their theirs he she his her him these those this former latter same"
+_CHINESE = "它 它们 他 他们 她 她们 这 这个 这些 这样 那 那个 那些 那么 其 前者 后者 该 上述 上面 刚才"
+_BACK = {"en": frozenset(_ENGLISH.split()), "zh": frozenset(_CHINESE.split())}  # words that point back
+_OPENS = {  # words that only go on from something
     "en": re.compile(
-        r"\b(?:it|its|they|them|their|this|that|these|those|he|she|his|her|him|there|former|latter|same|one|ones|else|instead)\b"
-        r"|^(?:and|or|but|so|what about|how about|why|how so|which one|more|go on|continue)\b",
-        re.IGNORECASE,
+        r"(?:and|or|but|so|why|how so|which one|more|go on|continue)\b|(?:what|how) about\b|.*\bthat\W*$", re.I
     ),
-    "zh": re.compile(
-        r"它|他们?|她们?|这|那|其|前者|后者|该|上述|上面|刚才|呢[？?]?$|^(?:还有|另外|为什么|怎么|继续|然后|详细|具体)"
-    ),
+    "zh": re.compile(r"还有|另外|为什么[？?]?$|怎么会|继续|然后|详细|具体|.*呢[？?]?$"),
 }
-_FEW = {"en": 2, "zh": 2}  # words that say something: a question with fewer leans
+_FEW = 2  # words that say something: a question with fewer leans
 _LONGEST = 400  # characters of a question that a model may write
 _ASKED = {
     "en": "Rewrite the last question so that it can be understood without the conversation: put in what it refers to, keep its "
@@ -37,7 +38,9 @@ _WHO = {"en": {"user": "Person", "assistant": "Answer"}, "zh": {"user": "人", "
 def leans(question: str) -> bool:
     """Whether a question seems to need what was said before."""
     language = language_of(question)
-    return bool(_LEANS[language].search(question.strip())) or len(content_words(question)) < _FEW[language]
+    said = words(question) if language == "zh" else re.findall(r"[a-z]+", question.casefold())
+    points_back = not _BACK[language].isdisjoint(said)
+    return points_back or bool(_OPENS[language].match(question.strip())) or len(content_words(question)) < _FEW
 
 
 def rewrite(question: str, history: Sequence[Message], model: ChatModel | None = None) -> str:
@@ -73,7 +76,10 @@ def _written(question: str, said: Sequence[Message], model: ChatModel) -> str | 
     talk = "\n".join(f"{_WHO[language][m['role']]}: {m['content'][:600]}" for m in said)
     asked = _ASKED[language].format(talk=talk, question=question)
     options = ChatOptions(temperature=0, max_tokens=200, thinking=False)
-    written = model.complete([{"role": "user", "content": asked}], options).content
+    try:
+        written = model.complete([{"role": "user", "content": asked}], options).content
+    except UserError:  # too long for it, say; the answer itself will tell if it is more
+        return None
     written = written.rpartition("</think>")[2].strip()
     written = re.sub(r"^(?:Question|Last question|问题|最后一个问题)\s*[:：]\s*", "", written).strip("\"'“”「」 ")
     return written if written and len(written) <= _LONGEST and "\n" not in written else None

@@ -94,12 +94,13 @@ class Shelf:
         Raises:
             UserError: this key has none of this name, whether or not there is one.
         """
-        if collection not in self.collections(key):
-            there = ", ".join(self.collections(key)[:20])
-            raise UserError(
-                f"{collection[:80]}: there is no such collection; {f'there are: {there}' if there else 'there is none'}"
-            )
-        return self._opened(collection)
+        with self._lock:  # one that is deleted at this moment must not be made anew
+            if collection not in self.collections(key):
+                there = ", ".join(self.collections(key)[:20])
+                raise UserError(
+                    f"{collection[:80]}: there is no such collection; {f'there are: {there}' if there else 'there is none'}"
+                )
+            return self._opened(collection)
 
     def make(self, key: bytes, collection: str) -> KnowledgeBase:
         """A new collection.

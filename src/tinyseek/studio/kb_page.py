@@ -30,7 +30,7 @@ from tinyseek.studio.kb_desk import Desk
 from tinyseek.studio.kb_documents import DocumentsTab
 from tinyseek.studio.kb_search import SearchTab
 from tinyseek.studio.kb_talk import ExchangeView, cited, looked_at
-from tinyseek.studio.kb_viewer import Viewer
+from tinyseek.studio.kb_viewer import Viewer, page_address
 from tinyseek.studio.shared import BusyError
 from tinyseek.studio.words import Words
 
@@ -288,6 +288,19 @@ class KbPage:
         self._following = None
         self.composer.classes(remove="busy")
         self.show_side()
+        await self._fetch_ahead(asking.message)
+
+    async def _fetch_ahead(self, message: Message) -> None:
+        """Let the browser fetch the pages that will be looked at most likely."""
+        with contextlib.suppress(UserError):
+            base = await self.base()
+            wanted: dict[str, None] = {}
+            for entry in message.facts.get("citations", [])[:4]:
+                page = next((place.page for place in places_of(entry) if place.page), None)
+                if entry.get("kind") == "pdf" and page is not None:
+                    document = await asyncio.to_thread(base.document, entry["document"])
+                    wanted[page_address(self.collection, document, page)] = None
+            self.script(f"kb.fetch({json.dumps(list(wanted)[:2])})")
 
     def _stop_following(self) -> None:
         if self._following is not None:

@@ -92,7 +92,7 @@ def _talk(talk: Conversation, current: bool, live: bool, words: Words) -> Html:
         "div",
         el(
             "button",
-            talk.title,
+            el("span", talk.title),
             type="button",
             class_="open",
             data_act="open",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote as quoted
@@ -300,14 +301,13 @@ class Viewer:
         width, height = self._size()
         collection = quoted(self._page.collection, safe="")
         if document.kind == "pdf":
-            scale = 2 if self._zoom == 1 else 3
-            address = f"/kb/pages/{collection}/{document.id}/{self._number}?scale={scale}&v={document.sha256[:16]}"
+            address = page_address(self._page.collection, document, self._number, 2 if self._zoom == 1 else 3)
         else:
             address = f"/kb/pictures/{collection}/{document.id}?v={document.sha256[:16]}"
         label = words("{name}, page {number}", name=document.name, number=self._number)
         boxes = [box for place in self._places if place.page == self._number for box in place.boxes]
         boxes = list(self._lines.get(self._number) or boxes)
-        marks = [el("i", class_="mark", style=_style(box, width, height)) for box in boxes]
+        marks = el("div", [el("i", class_="mark", style=_style(box, width, height)) for box in boxes], class_="marks")
         outlines: list[Html] = []
         if self._pane == "passages" or self._wide:
             for stored in self._chunks:
@@ -476,7 +476,8 @@ class Viewer:
         await self._find()
         self._show_head()
         self._show_original()
-        self._script("kb.turned()")
+        there = next((stored.id for stored in self._chunks if _on_page(stored, self._number)), None)
+        self._script(f"kb.turned({json.dumps(there)})")
 
     def act_zoom(self, said: dict[str, Any]) -> None:
         if self.document is not None and said.get("by") in ("-1", "1"):
@@ -580,6 +581,11 @@ class Viewer:
 
     def _script(self, code: str) -> None:
         self._page.script(code)
+
+
+def page_address(collection: str, document: StoredDocument, page: int, scale: int = 2) -> str:
+    """Where the picture of a page is fetched; another one once the file is another."""
+    return f"/kb/pages/{quoted(collection, safe='')}/{document.id}/{page}?scale={scale}&v={document.sha256[:16]}"
 
 
 def _style(box: Box, width: float, height: float) -> str:

@@ -208,13 +208,17 @@
       if (from?.isConnected) from.focus({ preventScroll: true });
       from = null;
     },
+    fetch(addresses) {
+      for (const address of addresses) new Image().src = address;
+    },
     marked() {
       soon(() => reveal("instant"));
     },
-    turned() {
+    turned(passage) {
       soon(() => {
+        one(`.viewer .passage[data-chunk="${passage}"]`)?.scrollIntoView({ block: "start" });
         const pane = one(".viewer .original");
-        if (one(".viewer .original .mark")) reveal("instant");
+        if (one(".viewer .original .mark")) one(".viewer .original .mark").scrollIntoView({ block: "center" });
         else if (pane) pane.scrollTop = one(".viewer .desk")?.offsetTop - pane.offsetTop || 0;
       });
     },

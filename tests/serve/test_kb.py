@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -30,11 +31,12 @@ def open_(home: Path) -> Iterator[Running]:
         yield server
 
 
-@pytest.fixture
-def own(home: Path, tmp_path: Path) -> Iterator[Running]:
-    """A server over a copy of it, to be changed."""
-    shutil.copytree(home, tmp_path / "home")
-    with kb_server(tmp_path / "home", kb_upload_mb=2, max_body_mb=0.1) as server:
+@pytest.fixture(scope="module")
+def own(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server over a copy of it, to be changed: each test has files of its own names."""
+    copy = tmp_path_factory.mktemp("own") / "home"
+    shutil.copytree(home, copy)
+    with kb_server(copy, kb_upload_mb=2, max_body_mb=0.1) as server:
         yield server
 
 
@@ -263,9 +265,9 @@ def test_collections_are_made_and_deleted(own: Running) -> None:
     assert (made.status_code, made.json()["documents"]) == (201, 0)
     assert own.post("/v1/kb/collections", {"name": "Ships"}).status_code == 400
     assert own.post("/v1/kb/collections", {"name": "../x"}).status_code == 400
-    own.client.post("/v1/kb/documents?name=note.txt&collection=ships", content=b"The anchor weighs 900 pounds.")
-    assert set(documents(own, collection="ships")) == {"note.txt"}
-    assert "note.txt" not in documents(own)
+    own.client.post("/v1/kb/documents?name=anchor.txt&collection=ships", content=b"The anchor weighs 900 pounds.")
+    assert set(documents(own, collection="ships")) == {"anchor.txt"}
+    assert "anchor.txt" not in documents(own)
     assert own.client.delete("/v1/kb/collections/ships").status_code == 200
     assert own.get("/v1/kb/documents?collection=ships").status_code == 404
     assert own.client.delete("/v1/kb/collections/ships").status_code == 404
@@ -404,3 +406,57 @@ def test_a_client_that_hangs_up_stops_its_answer(home: Path) -> None:
             time.sleep(0.02)
         assert model.at_once == 0
         assert server.get("/health").status_code == 200
+
+
+# ---- sheets, summaries, facts
+
+
+def test_sheets_are_asked_and_the_query_is_shown(own: Running) -> None:
+    put = own.client.post("/v1/kb/documents?name=sales.csv", content=b"region,revenue\nNorth,10\nSouth,32\n")
+    assert put.json()["data"][0]["outcome"] == "added"
+    asked = {"question": "total revenue by region", "chart": True}
+    first = own.post("/v1/kb/table", asked).json()
+    assert sorted(first["rows"]) == [["North", 10], ["South", 32]]
+    assert first["sql"].upper().startswith("SELECT")
+    assert base64.b64decode(first["picture"]).startswith(b"\x89PNG")
+    own.client.post("/v1/kb/documents?name=more.csv", content=b"city,people\nOslo,7\n")  # the tables are read anew then
+    assert own.post("/v1/kb/table", {"question": "total people"}).json()["rows"] == [[7]]
+    assert own.post("/v1/kb/table", {"question": "total", "collection": "pirates"}).status_code == 400
+
+
+def test_a_summary_comes_whole_or_with_its_progress(open_: Running) -> None:
+    asked = {"filters": {"names": ["lighthouse.pdf"]}}
+    whole = open_.post("/v1/kb/summary", asked).json()
+    assert (whole["how"], bool(whole["summary"])) == ("extractive", True)
+    told = events(open_.post("/v1/kb/summary", asked | {"stream": True}).text)
+    assert told[-1] == ("summary", whole)
+    assert open_.post("/v1/kb/summary", {"filters": {"names": ["nothing"]}}).status_code == 400
+
+
+def test_facts_are_those_of_the_key_alone(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    with kb_server(tmp_path / "home", api_key=["anna-key", "bert-key"]) as server:
+        made = server.post(
+            "/v1/kb/facts", {"text": "I hide the rum in Tortuga.", "tags": ["sea"]}, headers=as_("anna-key")
+        )
+        assert made.status_code == 201
+        number = made.json()["id"]
+        assert [fact["text"] for fact in server.get("/v1/kb/facts", headers=as_("anna-key")).json()["data"]] == [
+            "I hide the rum in Tortuga."
+        ]
+        changed = {"text": "I hide the rum at home.", "tags": []}
+        for answer in (
+            server.get("/v1/kb/facts", headers=as_("bert-key")),
+            server.get("/v1/kb/collections", headers=as_("bert-key")),
+            server.client.patch(f"/v1/kb/facts/{number}", json=changed, headers=as_("bert-key")),
+            server.client.delete(f"/v1/kb/facts/{number}", headers=as_("bert-key")),
+            *(
+                server.get(f"/v1/kb/documents?collection={entry.name}", headers=as_("bert-key"))
+                for entry in (tmp_path / "home" / "collections").glob("personal*")
+            ),
+        ):
+            assert "rum" not in answer.text
+            assert "personal" not in answer.text or answer.status_code == 404
+        assert server.client.patch(f"/v1/kb/facts/{number}", json=changed, headers=as_("anna-key")).json()["tags"] == []
+        assert server.client.delete(f"/v1/kb/facts/{number}", headers=as_("anna-key")).json() == {"forgotten": 1}
+        assert server.client.delete(f"/v1/kb/facts/{number}", headers=as_("anna-key")).status_code == 404

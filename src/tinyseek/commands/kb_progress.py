@@ -119,7 +119,7 @@ class Reading:
     def _left(self) -> str:
         """By bytes: files differ more in size than in what a byte of them takes."""
         seconds = time.monotonic() - self._started
-        if seconds < 2 or self._passed < 0.01 * self._total or not self._total:
+        if seconds < 2 or self._passed < 0.2 * self._total or not self._total:
             return ""
         return f"about {clock(max(1, round(seconds * (self._total - self._passed) / self._passed)))} left"
 

@@ -91,7 +91,9 @@ def _mount_page(app: FastAPI, shelf: Shelf, model: ChatModel | None, settings: C
 
 def _tell(shelf: Shelf, settings: KnowledgeServeSettings, address: str, page: bool) -> None:
     """What is served where, and a line to try."""
-    names = shelf.collections(settings.api_keys[0].encode() if settings.kb_access else b"")
+    from tinyseek.knowledge.base import collections
+
+    names = collections(shelf.home, shelf.settings)
     writer = next(iter(shelf.models), "") or "nobody: documents are quoted (model=ollama:NAME for written ones)"
     print(f"collections: {', '.join(names) or 'none yet'}; answers by {writer}")
     tell_knowledge(settings, address, page)

@@ -98,7 +98,7 @@ class Shelf:
             if collection not in self.collections(key):
                 there = ", ".join(self.collections(key)[:20])
                 raise UserError(
-                    f"{collection[:80]}: there is no such collection; {f'there are: {there}' if there else 'there is none'}"
+                    f"{collection[:80]}: there is no such collection; {f'there are: {there}' if there else 'this key has none'}"
                 )
             return self._opened(collection)
 

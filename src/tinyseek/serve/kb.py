@@ -6,6 +6,7 @@ Documents come in as uploads alone; no route reads a path of the server's.
 
 from __future__ import annotations
 
+import importlib.util
 import mimetypes
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,6 +75,10 @@ def routes(served: ServedKnowledge) -> APIRouter:
     router.include_router(_uploads(served))
     router.include_router(_passages(served))
     router.include_router(_questions(served))
+    if importlib.util.find_spec("duckdb") is not None:
+        from tinyseek.serve import kb_desk
+
+        router.include_router(kb_desk.routes(served))
     return router
 
 

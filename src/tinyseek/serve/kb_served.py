@@ -35,11 +35,14 @@ class ServedKnowledge:
     def __init__(self, shelf: Shelf, settings: KnowledgeDoorSettings, metrics: Metrics) -> None:
         self.shelf, self.settings, self.metrics = shelf, settings, metrics
         self.created = int(time.time())
+        self.closing: list[Callable[[], None]] = []  # what else is to be closed at the end
         self.threads = ThreadPoolExecutor(settings.kb_threads, thread_name_prefix="kb")
 
     def close(self) -> None:
         """Give up what is asked, close what is open."""
         self.threads.shutdown(wait=False, cancel_futures=True)
+        for close in self.closing:
+            close()
         self.shelf.close()
 
     # ---- who asks what ----

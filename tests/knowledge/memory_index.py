@@ -46,8 +46,10 @@ class MemoryIndex(Index):
         self._vectors: dict[int, NDArray[np.float32]] = {}
         self._counts: dict[int, Counter[str]] = {}
         self._next_document = self._next_chunk = 1
+        self._revision = 0
 
     def put(self, document: StoredDocument, chunks: Sequence[Chunk], vectors_NW: NDArray[np.float32]) -> int:
+        self._revision += 1
         if len(chunks) != len(vectors_NW):
             raise ValueError(f"{len(chunks)} chunks, {len(vectors_NW)} vectors")
         known = next((d.id for d in self._documents.values() if d.source == document.source), None)
@@ -61,9 +63,11 @@ class MemoryIndex(Index):
         return known
 
     def update(self, document: StoredDocument) -> None:
+        self._revision += 1
         self._documents[document.id] = replace(document, chunks=self._documents[document.id].chunks)
 
     def remove(self, documents: Sequence[int]) -> int:
+        self._revision += 1
         there = [document for document in documents if document in self._documents]
         for document in there:
             self._drop_chunks(document)
@@ -71,6 +75,7 @@ class MemoryIndex(Index):
         return len(there)
 
     def correct(self, chunk: int, text: str, vector_W: NDArray[np.float32]) -> None:
+        self._revision += 1
         stored = self._chunks[chunk]
         self._store(replace(stored, chunk=replace(stored.chunk, text=text, corrected=True)), vector_W)
 
@@ -102,6 +107,12 @@ class MemoryIndex(Index):
     def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         found = [(number, float(np.float64(self._vectors[number]) @ vector_W)) for number in self._allowed(filters)]
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
+
+    def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        return {number: self._vectors[number] for number in ids if number in self._vectors}
+
+    def revision(self) -> int:
+        return self._revision
 
     def count(self) -> tuple[int, int]:
         return len(self._documents), len(self._chunks)

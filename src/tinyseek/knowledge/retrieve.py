@@ -31,7 +31,7 @@ from tinyseek.knowledge.stopwords import content_words, is_chinese
 from tinyseek.knowledge.translate import meanings
 
 DEPTH = 100  # of each half
-_PROBE = 12  # of the nearest passages, whose languages say whether there are any in the other
+_PROBE = 20  # passages that are looked at for their language
 _JUDGED = 10  # hits that are looked at for whether there is an answer
 _SHARE_ACROSS = 0.6  # of the words' half, for passages in the other language
 LONGEST_QUESTION = 4000  # characters that are searched for; what is longer is a document
@@ -164,14 +164,12 @@ def _ways(base: Base, question: str, how: How, depth: int, filters: Filters) -> 
     ranked = fused(lexical, dense, depth) if how == "hybrid" else dense
     ways = [_Way(meant, False, dict(lexical), dict(dense), ranked)]
     chinese = is_chinese(question)
-    shifted = vector - _middle(base.embedder, chinese)
-    far = index.dense(shifted / max(float(np.linalg.norm(shifted)), 1e-6), depth, filters)
-    probe = index.chunks([number for number, _ in far[:_PROBE]])
-    if any(is_chinese(chunk.chunk.text) != chinese for chunk in probe):
+    if _holds(base, not chinese):
+        shifted = vector - _middle(base.embedder, chinese)
+        far = index.dense(shifted / max(float(np.linalg.norm(shifted)), 1e-6), depth, filters)
         other = meanings(question)
-        matched = (
-            index.lexical(" ".join(dict.fromkeys(itertools.chain(*other))), depth, filters) if how == "hybrid" else []
-        )
+        said = " ".join(dict.fromkeys(itertools.chain(*other)))
+        matched = index.lexical(said, depth, filters) if how == "hybrid" else []
         ranked = fused(matched, far, depth, _SHARE_ACROSS) if how == "hybrid" else far
         ways.append(_Way(other, True, dict(matched), dict(far), ranked))
     return ways
@@ -196,6 +194,27 @@ def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int)
             found += [replace(hit, score=hit.score * weight) for hit in hits]
     found.sort(key=lambda hit: -hit.score)
     return Search(question, found[:wanted], tuple(evidences))
+
+
+_languages: WeakKeyDictionary[Index, tuple[int, dict[bool, bool]]] = WeakKeyDictionary()  # as of a revision
+
+
+def _holds(base: Base, chinese: bool) -> bool:
+    """Whether a collection has passages in Chinese, or others: looked for once after each change.
+
+    Where there are any, some of them are the nearest to what questions of their language have in common.
+    """
+    revision = base.index.revision()
+    known = _languages.get(base.index)
+    if known is None or known[0] != revision:
+        known = (revision, {})
+        _languages[base.index] = known
+    if chinese not in known[1]:
+        middle = _middle(base.embedder, chinese)
+        near = base.index.dense(middle / max(float(np.linalg.norm(middle)), 1e-6), _PROBE)
+        chunks = base.index.chunks([number for number, _ in near])
+        known[1][chinese] = any(is_chinese(chunk.chunk.text) == chinese for chunk in chunks)
+    return known[1][chinese]
 
 
 _middles: WeakKeyDictionary[Embedder, dict[bool, NDArray[np.float32]]] = WeakKeyDictionary()  # embedded once for each

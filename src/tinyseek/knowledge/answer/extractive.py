@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from tinyseek.knowledge.answer.support import Passage, Span, Supporter
 from tinyseek.knowledge.segment import words
 
+_OF_WORDS = (
+    0.3  # what a sentence's cosine gains if it has all of the question's words; more in a question than in a claim
+)
 _OF_PASSAGE = 0.2  # the passage's score, 0 to 1, in cosines
 _AS_GOOD = 0.02  # a sentence this much less near than the best is part of the answer
 _LEAST_WORDS = 4  # of a sentence: what is shorter ("2.", a name in a list of references) says nothing by itself
@@ -43,7 +46,7 @@ def extract(
     ranked: list[tuple[float, int, int]] = []
     for number, passage in enumerate(passages):
         if passage.sentences:
-            near = supporter.nearness(question, number)
+            near = supporter.nearness(question, number, _OF_WORDS)
             ranked += [(float(n) + _OF_PASSAGE * scores[number], number, row) for row, n in enumerate(near)]
     long_enough = [e for e in ranked if len(words(passages[e[1]].sentences[e[2]].text)) >= _LEAST_WORDS]
     ranked = long_enough or ranked

@@ -23,7 +23,7 @@ Span = tuple[int, int, int]  # number of a chunk in its passage, from and to of 
 
 Groups = list[tuple[frozenset[str], float]]
 
-_OF_WORDS = 0.1  # cosines that a sentence gains which has all of a claim's words
+_OF_WORDS = 0.1  # what a sentence's cosine gains if it has all of a claim's words
 # Chosen on every second of 30 claims in two languages; benchmarks/cite.py prints the errors on the others.
 _LEAST_WORDS = 0.15  # of a claim's words, by weight, that its passage must have
 _NEAR, _NEAR_ACROSS = 0.90, 0.85  # that a sentence must come, in one language and across two
@@ -160,15 +160,19 @@ class Supporter:
         quote = f"{sentence.head}\n{sentence.text}" if sentence.head else sentence.text
         return Support(claim, round(nearest, 4), quote, sentence.span)
 
-    def nearness(self, claim: str, number: int) -> NDArray[np.float32]:
-        """How near each sentence of a passage comes to a text: cosines, raised by up to a tenth by the words that they share."""
+    def nearness(self, claim: str, number: int, of_words: float = _OF_WORDS) -> NDArray[np.float32]:
+        """How near each sentence of a passage comes to a text.
+
+        Args:
+            of_words: what a cosine gains where a sentence has all of the text's words.
+        """
         if claim not in self._claims:
             self._claims[claim] = self._embedder.queries([claim])[0]
         passage = self._passages[number]
         groups = self._groups(claim, is_chinese(claim) != is_chinese(passage.text))
         shares = [self._share(groups, held) for held in passage.sentence_words]
         cosines: NDArray[np.float32] = self.vectors(number) @ self._claims[claim]
-        return cosines + np.float32(_OF_WORDS) * np.asarray(shares, np.float32)
+        return cosines + np.float32(of_words) * np.asarray(shares, np.float32)
 
     def vectors(self, number: int) -> NDArray[np.float32]:
         """Of a passage's sentences."""

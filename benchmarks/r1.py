@@ -62,7 +62,7 @@ def measured(seed: int, folder: Path, settings: list[str]) -> dict[str, Any]:
         found[entry["name"]] = {
             "pass@1": sampled["pass@1"]["mean"],
             "greedy": tasks["share"],
-            "pass@4": sampled["pass@4"]["mean"],
+            "pass@2": sampled["pass@2"]["mean"],
         }
     add_answers(found, folder)
     return {"models": found, "seconds": seconds, "problems": scores[0]["tasks"]["total"]}
@@ -165,10 +165,10 @@ def shown(value: OverSeeds | None, digits: int = 3) -> str:
 
 def stages_table(figures: dict[str, dict[str, OverSeeds]]) -> Table:
     table = Table(title="Held-out problems: mean over the seeds ± standard error")
-    for column in ("model", "pass@1", "pass@4", "greedy", "tokens", "beside", "shorter", "longer"):
+    for column in ("model", "pass@1", "pass@2", "greedy", "tokens", "beside", "shorter", "longer"):
         table.add_column(column, justify="left" if column in ("model", "beside") else "right")
     for name, entry in figures.items():
-        cells = [shown(entry[key]) for key in ("pass@1", "pass@4", "greedy")]
+        cells = [shown(entry[key]) for key in ("pass@1", "pass@2", "greedy")]
         beside = BEFORE.get(name, "") if "shorter" in entry else ""
         table.add_row(
             name, *cells, shown(entry["tokens"], 1), beside, shown(entry.get("shorter")), shown(entry.get("longer"))

@@ -418,3 +418,18 @@ def test_watch_follows_a_folder_until_it_is_stopped(home: Path) -> None:
     assert re.search(r"added +one\.txt", seen)
     assert re.search(r"added +two\.txt", seen)
     assert "what was read is kept" in seen
+
+
+def test_reading_that_is_stopped_keeps_what_it_read(home: Path) -> None:
+    folder = home.parent / "many"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number:03}.txt").write_text(f"Note {number} tells of whale {number}. " * 40)
+    seen, status = on_a_terminal(["add", str(folder), "-c", "many"], home, lambda seen: "/300" in seen)
+    assert status == 130
+    assert "goes on from there" in seen
+    seen, status = on_a_terminal(["add", str(folder), "-c", "many"], home)
+    assert status == 0
+    assert re.search(r"\d+ added, \d+ unchanged|300 added|300 unchanged", seen)
+    seen, _ = on_a_terminal(["list", "-c", "many", "--json"], home)
+    assert seen.count('"sha256"') == 300

@@ -460,3 +460,23 @@ def test_facts_are_those_of_the_key_alone(home: Path, tmp_path: Path) -> None:
         assert server.client.patch(f"/v1/kb/facts/{number}", json=changed, headers=as_("anna-key")).json()["tags"] == []
         assert server.client.delete(f"/v1/kb/facts/{number}", headers=as_("anna-key")).json() == {"forgotten": 1}
         assert server.client.delete(f"/v1/kb/facts/{number}", headers=as_("anna-key")).status_code == 404
+
+
+def test_many_ask_while_others_add_and_remove(own: Running) -> None:
+    """Questions, uploads and deletions side by side: each is answered, none sees half a document."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def work(number: int) -> list[int]:
+        name = f"crew-{number}.txt"
+        text = f"Sailor number {number} owns {number + 100} parrots and a wooden leg."
+        put = own.client.post(f"/v1/kb/documents?name={name}", content=text.encode())
+        found = own.post("/v1/kb/search", {"query": f"Sailor number {number} parrots", "filters": {"names": [name]}})
+        assert [hit["passage"]["text"] for hit in found.json()["data"]] == [text]
+        asked = own.post("/v1/kb/ask", {"question": "What is the fare of the ferry?", "filters": {"names": ["light*"]}})
+        assert "12 crowns" in asked.json()["answer"]
+        gone = own.client.delete(f"/v1/kb/documents/{put.json()['data'][0]['document']}")
+        return [put.status_code, found.status_code, asked.status_code, gone.status_code]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(16))) == [[200] * 4] * 16
+    assert not [name for name in documents(own) if name.startswith("crew")]

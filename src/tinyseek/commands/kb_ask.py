@@ -174,7 +174,7 @@ def _converse(
             history = []
         elif question:
             if not person and not chosen.options.json:
-                print(f"? {question}")
+                print(f"{chr(10) if history else ''}? {question}")
             try:
                 reply = _answer(base, question, history, model, settings, filters, chosen)
             except KeyboardInterrupt:

@@ -47,10 +47,14 @@ def add(arguments: list[str]) -> int:
     paths = _paths(chosen.words)
     reading = Reading(sizes_of(paths), each=chosen.options.verbose)
     with chosen.open(make=True) as base, reading:
-        for one in base.add(paths, chosen.options.tag, reading.say):
-            reading.tell(one)
-            if chosen.options.json:
-                print_json(plain_progress(one))
+        try:
+            for one in base.add(paths, chosen.options.tag, reading.say):
+                reading.tell(one)
+                if chosen.options.json:
+                    print_json(plain_progress(one))
+        except KeyboardInterrupt:
+            reading.say("stopped; what was read is kept, and the same command goes on from there")
+            return 130
     if not chosen.options.json:
         print(reading.summary(chosen.options.collection))
     return 1 if reading.outcomes["failed"] else 0

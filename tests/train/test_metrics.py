@@ -101,7 +101,7 @@ def test_what_a_stage_shows_leads_the_line_and_is_the_curve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, str]] = []
-    monkeypatch.setattr(metrics, "draw", lambda path, picture, title, shown, label: drawn.append((shown, label)))
+    monkeypatch.setattr(metrics, "draw", lambda *asked: drawn.append(asked[-2:]))
     with metrics.Reporter(tmp_path, "grpo", 0, 2, False, "reward", "mean reward of an answer") as report:
         figures = {"loss": 0.01, "reward": 0.5, "tokens_per_s": 10.0, "lr": 0.1}
         report.step({"step": 1, **figures, "val_loss": -0.25, "val_reward": 0.25}, 0.0)

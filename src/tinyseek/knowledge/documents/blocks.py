@@ -60,7 +60,8 @@ class Table:
     merged: tuple[tuple[int, int, int, int], ...] = ()  # row, column, rows, columns of every merged cell
 
     def markdown(self) -> str:
-        """As a Markdown table: one line a row, `|` and line ends in cells escaped. Several header rows become one, each under what spans it."""
+        """As a GFM table: one line a row, `|` and line ends in cells escaped. Several header rows become one, each under what
+        spans it."""
         if not self.rows:
             return ""
         rows = [list(row) for row in self.rows]

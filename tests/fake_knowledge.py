@@ -7,10 +7,12 @@ As a program it serves the knowledge page alone behind the server's own guard on
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tinyseek.llm.base import DEFAULT, ChatDelta, ChatModel, ChatOptions, Message, Usage
 
@@ -47,20 +49,40 @@ PAGES = [
 
 
 def write_pdf(file: Path) -> Path:
-    """Three pages with headings and two paragraphs each."""
+    """Three pages with headings, a drawing, and two paragraphs each."""
+    from reportlab.graphics.shapes import Drawing, Line, Polygon, Rect
+    from reportlab.lib.colors import HexColor
     from reportlab.lib.pagesizes import A5
-    from reportlab.lib.styles import getSampleStyleSheet
+    from reportlab.lib.styles import ParagraphStyle, getSampleStyleSheet
     from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer
 
+    def tower() -> Drawing:
+        drawn = Drawing(330, 96)
+        drawn.add(Rect(0, 0, 330, 96, fillColor=HexColor("#dfe9f3"), strokeColor=None))
+        drawn.add(Rect(0, 0, 330, 22, fillColor=HexColor("#8fb0cc"), strokeColor=None))
+        drawn.add(Polygon([152, 22, 178, 22, 171, 74, 159, 74], fillColor=HexColor("#7d8794"), strokeColor=None))
+        drawn.add(Rect(158, 74, 14, 10, fillColor=HexColor("#f2c230"), strokeColor=None))
+        for end in (30, 62, 92):
+            drawn.add(Line(172, 80, 330, end, strokeColor=HexColor("#f2c230"), strokeWidth=0.8))
+        return drawn
+
     styles = getSampleStyleSheet()
-    story = []
+    body = ParagraphStyle("text", styles["BodyText"], fontName="Times-Roman", fontSize=11, leading=15)
+    story: list[Any] = []
     for number, (heading, paragraphs) in enumerate(PAGES):
         story += [PageBreak()] if number else []
-        story.append(Paragraph(heading, styles["Heading1"]))
+        story += [Paragraph(heading, styles["Heading1"]), tower(), Spacer(1, 10)]
         for text in paragraphs:
-            story += [Paragraph(text, styles["BodyText"]), Spacer(1, 8)]
+            story += [Paragraph(text, body), Spacer(1, 8)]
     document = SimpleDocTemplate(
-        str(file), pagesize=A5, title="Skerryvore, a history", author="The Northern Lights", invariant=1
+        str(file),
+        pagesize=A5,
+        title="Skerryvore, a history",
+        author="The Northern Lights",
+        invariant=1,
+        leftMargin=44,
+        rightMargin=44,
+        topMargin=40,
     )
     document.build(story)
     return file
@@ -131,12 +153,33 @@ def write_all(folder: Path) -> list[Path]:
     ]
 
 
+# By a word of the question: sentences, each with words of the passage that it cites.
 ANSWERS = {
-    "automatic": "The light was made automatic on 31 March 1994 [1]. It gives a white flash every ten seconds [1]. "
-    "It was painted green by the queen of Norway [2].",
-    "How high": "The tower is 48 metres high [1].",
-    "fire": "A fire broke out on the seventh floor on 16 March 1954 [1].",
+    "automatic": [
+        ("The light was made automatic on 31 March 1994", "automatic"),
+        ("It gives a white flash every ten seconds", "automatic"),
+        ("It was painted green by the queen of Norway", "keepers lived"),
+    ],
+    "change": [
+        ("Until 1880 the lamp burned colza oil, about 2,300 litres a year", "colza"),
+        ("It was made automatic on 31 March 1994 and runs on solar panels now", "colza"),
+        ("Repairs cost 1250 pounds a year", "Dhu Heartach"),
+    ],
+    "How high": [("The tower is 48 metres high", "48 metres")],
+    "fire": [("A fire broke out on the seventh floor on 16 March 1954", "seventh floor")],
 }
+
+
+def answered(asked: str) -> str:
+    """What the model says: the sentences with the numbers that their passages have in the prompt."""
+    question = asked.rpartition("Question: ")[2]
+    sentences = next((found for word, found in ANSWERS.items() if word in question), [])
+    passages = re.findall(r"\[passage (\d+) begin\](.*?)\[passage \1 end\]", asked, re.DOTALL)
+    said = []
+    for sentence, words in sentences:
+        number = next((number for number, text in passages if words in " ".join(text.split())), "9")
+        said.append(f"{sentence} [{number}].")
+    return " ".join(said) or "The documents do not answer this."
 
 
 class ScriptedChat(ChatModel):
@@ -150,10 +193,7 @@ class ScriptedChat(ChatModel):
         if "Question: " not in asked and "问题：" not in asked:  # what could be asked next
             said = "How high is the tower of Skerryvore?\nWho built the tower of Skerryvore?\n"
         else:
-            question = asked.rpartition("Question: ")[2]
-            slow = "slowly" in question
-            said = "word " * 400 if slow else next((text for word, text in ANSWERS.items() if word in question), "")
-            said = said or "The documents do not answer this."
+            said = "word " * 400 if "slowly" in asked else answered(asked)
         for start in range(0, len(said), 12):
             yield ChatDelta(content=said[start : start + 12])
             time.sleep(0.02)
@@ -187,7 +227,7 @@ async def main(port: int, locked: int, folder: Path) -> None:
     app = FastAPI(openapi_url=None)
     mount_kb(app, shelf, StudioSettings(data=str(folder / "studio")))
     doors = [
-        (Guard(app, ServeSettings(port=port), Metrics()), port, "on"),
+        (Guard(app, ServeSettings(port=port, max_body_mb=0.6), Metrics()), port, "on"),
         (Guard(app, ServeSettings(port=locked, api_key=list(KEYS)), Metrics()), locked, "off"),
     ]
     servers = [

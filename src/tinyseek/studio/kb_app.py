@@ -16,6 +16,7 @@ from typing import Any
 import nicegui
 from fastapi import FastAPI, Request
 from nicegui import ui
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from tinyseek.errors import UserError
@@ -188,7 +189,17 @@ class _Routes:
             at: where the piece begins.
             size: of the whole file, bytes.
         """
-        piece = await request.body()
+        try:
+            piece = await request.body()
+        except (
+            HTTPException,
+            ExceptionGroup,
+        ) as error:  # the guard's: too large, too slow; NiceGUI's layers put it in a group
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            if not isinstance(error, HTTPException):
+                raise
+            return JSONResponse({"error": str(error.detail)}, error.status_code, headers=_PRIVATE)
         key, visitor = key_of(request), str(request.state.visitor)
 
         def take() -> tuple[int, int]:

@@ -72,11 +72,16 @@
       one(".state", row).textContent = words.sending;
       const upload = name_of_upload();
       let at = 0;
+      let length = PIECE;
       let missed = 0;
       do {
         const asked = new URLSearchParams({ upload, name, at, size: file.size });
-        const said = await piece(`${to}?${asked}`, file.slice(at, at + PIECE), row, at, file.size);
+        const said = await piece(`${to}?${asked}`, file.slice(at, at + length), row, at, file.size);
         if (row.stopped) return;
+        if (said?.status === 413 && length > 1 << 14) {
+          length /= 2; // max_body_mb is less than usual
+          continue;
+        }
         if (said && (said.status === 200 || (said.status === 409 && Number.isInteger(said.next)))) {
           at = said.next;
           missed = said.status === 200 ? 0 : missed + 1;

@@ -12,7 +12,7 @@ from tinyseek.errors import UserError
 from tinyseek.knowledge import segment
 from tinyseek.knowledge.index.base import Chunk, Filters
 from tinyseek.knowledge.rerank import by_model, by_sentences, reranker
-from tinyseek.knowledge.retrieve import fused, passages_of, search
+from tinyseek.knowledge.retrieve import fed_back, fused, passages_of, search
 
 TEXTS = [
     "The lift of a wing grows with its angle until the flow leaves its upper side.",
@@ -122,3 +122,19 @@ def test_sentences_and_models_order_anew() -> None:
     with pytest.raises(UserError, match="needs a model"):
         reranker("model", None)
     assert reranker("none", None) is None
+
+
+def test_what_is_like_the_best_is_raised() -> None:
+    """Two passages share no word with the question; the one that is like the best hit goes before the other."""
+    made = MemoryBase(MemoryIndex(segment.words), HashEmbedder())
+    made.put("best", ["slipstream propeller lift distribution"])
+    made.put("like", ["propeller distribution spanwise loading"])
+    made.put("else", ["copper boiler pressure gauge"])
+    [vector] = made.embedder.queries(["slipstream lift"])
+    lexical, dense = made.index.lexical("slipstream lift", 9), made.index.dense(vector, 9)
+    joint = fed_back(made.index, vector, lexical, dense, 100)
+    assert [chunk for chunk, _ in joint] == [1, 2, 3]
+    assert joint[0][1] == pytest.approx(1.0)
+    plain = dict(fused(lexical, dense, 100))
+    assert dict(joint)[2] - dict(joint)[3] > plain[2] - plain[3]
+    assert fed_back(made.index, vector, [], [], 100) == []

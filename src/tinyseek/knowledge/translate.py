@@ -81,7 +81,8 @@ class Dictionary:
                     match[1].lower() == key for match in _GLOSS.finditer(b"/" + line[3] + b"/")
                 ):
                     found[line[2].decode(errors="replace")] = None
-        return sorted(found, key=len, reverse=True)[:_MOST]
+        # A single character means too much: with them three of 43 English questions more missed their paragraph.
+        return sorted((word for word in found if len(word) > 1), key=len, reverse=True)[:_MOST]
 
     def _headwords(self) -> Iterator[tuple[bytes, int]]:
         at = 0

@@ -191,10 +191,7 @@ class _Routes:
         """
         try:
             piece = await request.body()
-        except (
-            HTTPException,
-            ExceptionGroup,
-        ) as error:  # the guard's: too large, too slow; NiceGUI's layers put it in a group
+        except (HTTPException, ExceptionGroup) as error:  # the guard's, which NiceGUI's layers put into a group
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
             if not isinstance(error, HTTPException):

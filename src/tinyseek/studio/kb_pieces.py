@@ -190,7 +190,7 @@ def welcome(has_documents: bool, tries: Sequence[str], writable: bool, quoted: b
     return el(
         "div",
         MARK,
-        el("h2", words("What would you like to know?")),
+        el("h2", words("What do you want to find out?")),
         el("p", how),
         el("div", [_try(text) for text in tries], class_="tries") if tries else "",
         class_="welcome",

@@ -208,6 +208,7 @@ CHINESE = {
     "Who answers": "由谁回答",
     "There is no collection “{name}” here.": "这里没有文档集“{name}”。",
     "Delete “{name}” with {count} documents? What was uploaded is gone then; files in folders stay.": "删除“{name}”和其中 {count} 个文档？上传的文件会一并删除，文件夹里的文件保留。",
+    "What do you want to find out?": "想查点什么？",
     "Which documents shall it know?": "想让它了解哪些文档？",
     "Drop files anywhere on this page: PDF, Word, Excel, PowerPoint, web pages, e-mail, text, code.": "把文件拖到本页任意位置：PDF、Word、Excel、PowerPoint、网页、邮件、文本、代码。",
     "Add documents": "添加文档",

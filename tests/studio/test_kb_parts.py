@@ -20,8 +20,8 @@ from tinyseek.knowledge.ingest import Progress
 from tinyseek.studio import kb_marks, kb_text
 from tinyseek.studio.chats import Message
 from tinyseek.studio.kb_app import is_here
+from tinyseek.studio.kb_hits import emphasised, flattened, snippet
 from tinyseek.studio.kb_intake import Intake
-from tinyseek.studio.kb_pieces import emphasised, flattened, snippet
 from tinyseek.studio.kb_talk import answer_blocks, with_citations
 from tinyseek.studio.markdown import blocks
 from tinyseek.studio.words import Words

@@ -13,7 +13,7 @@ from tinyseek.errors import UserError
 from tinyseek.evaluate.page import join
 from tinyseek.knowledge.documents.kinds import KINDS, LANGUAGES
 from tinyseek.knowledge.index.base import Filters, StoredDocument
-from tinyseek.studio import kb_pieces
+from tinyseek.studio import kb_listing
 from tinyseek.studio.kb_intake import Intake
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class DocumentsTab:
         self._found: list[StoredDocument] = []
         self._find = ""
         self._tagging: int | None = None
-        self._most = kb_pieces.MOST_ROWS
+        self._most = kb_listing.MOST_ROWS
         self._added_to = ""
         self._headings: list[str] = []
         with ui.element("div").classes("inner"):
@@ -46,7 +46,7 @@ class DocumentsTab:
 
     def forget(self) -> None:
         """Another collection is shown."""
-        self._find, self._tagging, self._most = "", None, kb_pieces.MOST_ROWS
+        self._find, self._tagging, self._most = "", None, kb_listing.MOST_ROWS
         self._found, self._headings = [], []
         self._head.content = ""
 
@@ -65,10 +65,10 @@ class DocumentsTab:
         if page.writable and self._added_to != page.collection:
             self._added_to = page.collection
             most = base.settings.limits.file_mb
-            self._add.content = kb_pieces.adding(page.collection, most, _SUFFIXES, page.here, words)
+            self._add.content = kb_listing.adding(page.collection, most, _SUFFIXES, page.here, words)
         folders = sorted({document.folder for document in self._found if document.folder}) if page.here else []
-        self._folders.content = kb_pieces.folders(folders, words)
-        self._intake.content = kb_pieces.intake(intake, words) if page.writable else ""
+        self._folders.content = kb_listing.folders(folders, words)
+        self._intake.content = kb_listing.intake(intake, words) if page.writable else ""
         self._show_list()
 
     def _show_list(self) -> None:
@@ -79,9 +79,9 @@ class DocumentsTab:
             self._head.content = self._list.content = ""
             return
         if not self._head.content:  # a box that is typed into is not drawn anew
-            self._head.content = kb_pieces.documents_find(self._find, words)
-        told = kb_pieces.documents_told(count, len(shown), bool(self._find), words)
-        table = kb_pieces.documents(shown, self._tagging, self._most, self._page.writable, words)
+            self._head.content = kb_listing.documents_find(self._find, words)
+        told = kb_listing.documents_told(count, len(shown), bool(self._find), words)
+        table = kb_listing.documents(shown, self._tagging, self._most, self._page.writable, words)
         self._list.content = join(told, table)
 
     def _shown(self) -> list[StoredDocument]:
@@ -110,16 +110,16 @@ class DocumentsTab:
     # ---- what is clicked ----
 
     def act_find(self, said: Said) -> None:
-        self._find, self._most = str(said.get("text", "")), kb_pieces.MOST_ROWS
+        self._find, self._most = str(said.get("text", "")), kb_listing.MOST_ROWS
         self._show_list()
 
     def act_by_tag(self, said: Said) -> None:
         self._find = str(said.get("tag", ""))
-        self._head.content = kb_pieces.documents_find(self._find, self._words)
+        self._head.content = kb_listing.documents_find(self._find, self._words)
         self._show_list()
 
     def act_more_documents(self, _: Said) -> None:
-        self._most += kb_pieces.MOST_ROWS
+        self._most += kb_listing.MOST_ROWS
         self._show_list()
 
     def act_scope(self, _: Said) -> None:

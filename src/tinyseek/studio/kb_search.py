@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
-from tinyseek.studio import kb_pieces
+from tinyseek.studio import kb_hits
 
 if TYPE_CHECKING:
     from tinyseek.knowledge.answer.options import How
@@ -36,7 +36,7 @@ class SearchTab:
         """Another collection is shown."""
         self._asked += 1
         self._text = ""
-        self._box.content = kb_pieces.search_box("", self._how, self._words)
+        self._box.content = kb_hits.search_box("", self._how, self._words)
         self._hits.content = ""
 
     async def act_search(self, said: Said) -> None:
@@ -47,7 +47,7 @@ class SearchTab:
         if said.get("name") in ("hybrid", "lexical", "dense"):
             self._how = str(said["name"])
             self._text = str(said.get("text", self._text)).strip()
-            self._box.content = kb_pieces.search_box(self._text, self._how, self._words)
+            self._box.content = kb_hits.search_box(self._text, self._how, self._words)
             await self._search()
 
     async def _search(self) -> None:
@@ -61,7 +61,7 @@ class SearchTab:
         began = time.perf_counter()
         found = await asyncio.to_thread(base.search, text, how, _LIMIT, self._page.scope)
         if asked == self._asked:
-            self._hits.content = kb_pieces.hits(found, text, time.perf_counter() - began, self._words)
+            self._hits.content = kb_hits.hits(found, text, time.perf_counter() - began, self._words)
 
     async def act_hit(self, said: Said) -> None:
         """A passage was clicked."""

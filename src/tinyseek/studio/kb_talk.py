@@ -12,7 +12,8 @@ from nicegui import ui
 from tinyseek.evaluate.page import Html, el, join
 from tinyseek.studio.chats import Message
 from tinyseek.studio.kb_asking import places_of
-from tinyseek.studio.kb_pieces import emphasised, flattened, kind_mark, snippet
+from tinyseek.studio.kb_hits import emphasised, flattened, snippet
+from tinyseek.studio.kb_listing import kind_mark
 from tinyseek.studio.kb_text import markdown_table, where
 from tinyseek.studio.markdown import blocks
 from tinyseek.studio.pieces import button, duration, icon

@@ -17,7 +17,7 @@ from tinyseek.knowledge.documents.blocks import Block, Box, Place
 from tinyseek.knowledge.index.base import StoredChunk, StoredDocument
 from tinyseek.studio import kb_marks, kb_text
 from tinyseek.studio.kb_desk import is_changed, source_of
-from tinyseek.studio.kb_pieces import kind_mark
+from tinyseek.studio.kb_listing import kind_mark
 from tinyseek.studio.pieces import button, icon
 
 if TYPE_CHECKING:

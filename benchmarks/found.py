@@ -13,6 +13,7 @@ over; the last columns have the weights as they are in knowledge/answer/confiden
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import tempfile
@@ -33,7 +34,7 @@ from tinyseek.knowledge.embed.open import open_embedder
 from tinyseek.knowledge.index.base import Filters
 from tinyseek.knowledge.retrieve import find
 
-SPLITS, RIDGE = 20, 2e-3
+SPLITS, RIDGE = 20, 1e-2
 UNUSED = {"hybrid": (), "dense": ("agreed",), "lexical": ("nearest", "background", "agreed")}
 
 
@@ -44,7 +45,7 @@ class Case:
 
     @property
     def kind(self) -> tuple[bool, bool]:
-        return self.evidence.across, bool(self.evidence.chinese)
+        return self.evidence.across, self.evidence.chinese
 
 
 def main() -> None:
@@ -113,15 +114,10 @@ def collected(home: Path, embedder: Kept, retrieval: Path, documents: Path, each
 
 
 def fit(cases: list[Case], how: str) -> tuple[float, ...]:
-    """Ridge logistic regression by Newton's method; each kind of question and both answers count alike."""
+    """Ridge logistic regression by Newton's method; both answers count alike."""
     x = np.array([features(case, how) for case in cases])
     y = np.array([case.answered for case in cases], float)
-    groups = defaultdict(list)
-    for at, case in enumerate(cases):
-        groups[case.kind, case.answered].append(at)
-    weight = np.zeros(len(cases))
-    for members in groups.values():
-        weight[members] = 1 / len(members) / len(groups)
+    weight = np.where(y == 1, 0.5 / max(1.0, y.sum()), 0.5 / max(1.0, (1 - y).sum()))
     mean, spread = x.mean(0), x.std(0)
     spread[spread < 1e-9] = 1
     z = np.c_[(x - mean) / spread, np.ones(len(x))]
@@ -154,17 +150,17 @@ def report(cases: list[Case]) -> dict[str, Any]:
     }
     draw = random.Random(1)
     errors: dict[Any, list[bool]] = defaultdict(list)
-    for across in (False, True):
-        some = [case for case in cases if case.evidence.across == across]
+    for kind in names:
+        some = [case for case in cases if case.kind == kind]
         for _ in range(SPLITS):
             half = set(draw.sample(range(len(some)), len(some) // 2))
             weights = fit([some[at] for at in half], "hybrid")
             for at, case in enumerate(some):
                 if at not in half:
-                    errors["apart", case.kind, case.answered].append(says(weights, case, "hybrid") != case.answered)
+                    errors["apart", kind, case.answered].append(says(weights, case, "hybrid") != case.answered)
         for case in some:
-            wrong = says(WEIGHTS[across, "hybrid"], case, "hybrid") != case.answered
-            errors["shipped", case.kind, case.answered].append(wrong)
+            wrong = says(WEIGHTS[*kind, "hybrid"], case, "hybrid") != case.answered
+            errors["shipped", kind, case.answered].append(wrong)
     rows, figures = [], {}
     for kind, name in names.items():
         counts = [sum(case.kind == kind and case.answered == answered for case in cases) for answered in (True, False)]
@@ -192,10 +188,10 @@ def report(cases: list[Case]) -> dict[str, Any]:
 
 
 def print_weights(cases: list[Case]) -> None:
-    for across in (False, True):
+    for kind in itertools.product((False, True), repeat=2):
         for how in UNUSED:
-            weights = fit([case for case in cases if case.evidence.across == across], how)
-            print(f'    ({across}, "{how}"): {tuple(round(weight, 3) for weight in weights)},')
+            weights = fit([case for case in cases if case.kind == kind], how)
+            print(f'    ({kind[0]}, {kind[1]}, "{how}"): {tuple(round(weight, 3) for weight in weights)},')
 
 
 if __name__ == "__main__":

@@ -84,12 +84,17 @@ class Search:
     """What a search found, and what later steps need of it.
 
     Attributes:
-        evidence: for an answer among the hits, of each way that found any.
+        judge: weighs what speaks for an answer among the hits.
     """
 
     question: str
     hits: list[Hit]
-    evidence: tuple[Evidence, ...] = ()
+    judge: Callable[[], tuple[Evidence, ...]] = tuple
+
+    @cached_property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """For an answer among the hits, of each way that found any. It takes a few searches for single words."""
+        return self.judge()
 
     @property
     def confidence(self) -> float:
@@ -136,7 +141,7 @@ def find(
         raise UserError(f"limit={limit}: at least one passage is to be found")
     wanted = limit if rerank is None else 3 * limit
     ways = [way for way in _ways(base, question, how, max(DEPTH, wanted), filters) if way.ranked]
-    found = _met(base, question, how, ways, wanted)
+    found = _met(base, question, how, ways, wanted, filters)
     return found if rerank is None else replace(found, hits=rerank(base, found)[:limit])
 
 
@@ -182,11 +187,10 @@ def _ways(base: Base, question: str, how: How, depth: int, filters: Filters) -> 
     return ways
 
 
-def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int) -> Search:
-    """The hits of all ways as one list: each way's scores times its probability to hold the answer."""
+def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int, filters: Filters) -> Search:
+    """The hits of all ways as one list: of several, each way's scores times its probability to hold the answer."""
     chinese = is_chinese(question)
-    found: list[Hit] = []
-    evidences: list[Evidence] = []
+    found: list[tuple[_Way, list[Hit]]] = []
     for way in ways:
         ranked = way.ranked
         if len(ways) > 1:  # each way has its own language's chunks
@@ -195,12 +199,27 @@ def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int)
             ranked = [pair for pair in ranked if pair[0] in kept]
         hits = _hits(base.index, ranked[: max(wanted, _JUDGED)], way.lexical, way.dense)
         if hits:
-            by = how if base.embedder.name == FITTED else "lexical"
-            evidences.append(evidence(question, way.meant, way.across, by, hits[:_JUDGED], way.dense))
-            weight = evidences[-1].probability if len(ways) > 1 else 1.0
-            found += [replace(hit, score=hit.score * weight) for hit in hits]
-    found.sort(key=lambda hit: -hit.score)
-    return Search(question, found[:wanted], tuple(evidences))
+            found.append((way, hits))
+
+    def stands(group: Sequence[str]) -> bool:
+        return bool(base.index.lexical(" ".join(group), 1, filters))
+
+    def judge() -> tuple[Evidence, ...]:
+        by = how if base.embedder.name == FITTED else "lexical"
+        return tuple(
+            evidence(question, way.meant, way.across, by, hits[:_JUDGED], way.dense, stands) for way, hits in found
+        )
+
+    if len(found) == 1:
+        return Search(question, found[0][1][:wanted], judge)
+    judged = judge()
+    joint = [
+        replace(hit, score=hit.score * seen.probability)
+        for seen, (_, hits) in zip(judged, found, strict=True)
+        for hit in hits
+    ]
+    joint.sort(key=lambda hit: -hit.score)
+    return Search(question, joint[:wanted], lambda: judged)
 
 
 _languages: WeakKeyDictionary[Index, tuple[int, dict[bool, bool]]] = WeakKeyDictionary()  # as of a revision

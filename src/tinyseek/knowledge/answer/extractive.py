@@ -6,6 +6,7 @@ passage that fits as a whole goes before a like one elsewhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ _OF_PASSAGE = 0.2  # the passage's score, 0 to 1, in cosines
 _AS_GOOD = 0.02  # a sentence this much less near than the best is part of the answer
 _LEAST_WORDS = 4  # of a sentence: what is shorter ("2.", a name in a list of references) says nothing by itself
 _MOST_CHARACTERS = 700  # of all quotes together
-_LIST = 5  # items that follow a sentence which announces them
+_LONGEST_LIST = 1500  # characters of a list and the sentence that announces it
+_ITEM = re.compile(r"(?:[-*•·▪◦‣]|\(?\w{1,3}[.)、）])\s*")
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,20 @@ def extract(
 
 
 def _with_what_follows(passage: Passage, row: int) -> list[int]:
-    """A sentence, and the items of the list that it announces."""
+    """A sentence, and the list that it announces."""
     rows = [row]
-    if passage.sentences[row].text.rstrip().endswith((":", "：")):
-        chunk = passage.sentences[row].span[0]
-        for following in range(row + 1, min(row + 1 + _LIST, len(passage.sentences))):
-            if passage.sentences[following].span[0] != chunk:
-                break
-            rows.append(following)
+    announcing = passage.sentences[row]
+    if not announcing.text.rstrip().endswith((":", "：")):
+        return rows
+    chunk, start, end = announcing.span
+    text = passage.chunks[chunk].chunk.text
+    for following in range(row + 1, len(passage.sentences)):
+        there, first, last = passage.sentences[following].span
+        new_block = len(rows) > 1 and "\n\n" in text[end:first] and not _ITEM.match(text[first:])
+        if there != chunk or last - start > _LONGEST_LIST or new_block:
+            break
+        rows.append(following)
+        end = last
     return rows
 
 

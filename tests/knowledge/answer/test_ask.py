@@ -54,6 +54,24 @@ def test_a_list_is_quoted_with_the_sentence_that_announces_it() -> None:
     assert reply.citations[0].places[0].page == 7
 
 
+def test_a_list_that_runs_over_into_the_next_passage_is_quoted_to_its_end() -> None:
+    made = base()
+    first = "The kit holds three tools:\n\n- a hammer with a wooden handle"
+    second = "a wooden handle\n\n- a saw\n\n- a file\n\nNothing else is in it."
+    made.put(
+        "kit.pdf",
+        [
+            Chunk(first, (Place(page=7, span=(0, len(first))),)),
+            Chunk(second, (Place(page=8, span=(0, len(second))),), overlap=17),
+        ],
+    )
+    reply = answer(made, "Which tools does the kit hold?", settings=ALWAYS)
+    assert reply.text.startswith(f"{first}\n- a saw\n\n- a file [1]")
+    assert "Nothing else" not in reply.citations[0].quote
+    assert [place.page for place in reply.citations[0].places] == [7, 8]
+    assert [stored.chunk.text for stored in reply.passages[0].chunks] == [first, second]
+
+
 def test_what_the_documents_do_not_hold_is_not_answered() -> None:
     made = base()
     model = SaidModel("Bananas are yellow [1].")

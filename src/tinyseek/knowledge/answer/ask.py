@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from tinyseek.knowledge.answer.citations import Checked, Checker, Citation
-from tinyseek.knowledge.answer.extractive import Quote, extract
+from tinyseek.knowledge.answer.extractive import Quote, extract, goes_on
 from tinyseek.knowledge.answer.follow_up import follow_ups
 from tinyseek.knowledge.answer.options import AnswerSettings
 from tinyseek.knowledge.answer.prompt import NOT_FOUND, answer_messages, language_of, says_not_found
@@ -283,6 +283,7 @@ def _quoted(question: str, hits: Sequence[Hit], reply: Reply, base: Base, settin
     passages = [Passage(hit.document, [hit.chunk]) for hit in hits]
     quotes = extract(reply.question, passages, [hit.score for hit in hits], Supporter(passages, base.embedder))
     order = list(dict.fromkeys([*(quote.number for quote in quotes), *range(len(passages))]))
+    quotes = [_whole(quote, passages, hits[quote.number]) for quote in quotes]
     passages = [passages[number] for number in order]  # those that are quoted first: they are [1], [2] ...
     quotes = [replace(quote, number=order.index(quote.number)) for quote in quotes]
     text = ""
@@ -301,5 +302,17 @@ def _quoted(question: str, hits: Sequence[Hit], reply: Reply, base: Base, settin
     )
 
 
+def _whole(quote: Quote, passages: list[Passage], hit: Hit) -> Quote:
+    """A quote with the rest of its list, where that is in the chunk after its own, which then belongs to the passage."""
+    following = next((chunk for chunk in hit.section if chunk.number == hit.chunk.number + 1), None)
+    rest = goes_on(quote, passages[quote.number], following.chunk) if following is not None else ""
+    if not rest or following is None:
+        return quote
+    passages[quote.number] = Passage(hit.document, [hit.chunk, following])
+    begin = following.chunk.overlap
+    return replace(quote, text=f"{quote.text}\n{rest}", more=(1, begin, begin + len(rest)))
+
+
 def _cited(quote: Quote, passage: Passage) -> Citation:
-    return Citation(quote.number + 1, passage.document, passage.places(quote.span), quote.text, quote.text, quote.score)
+    places = passage.places(quote.span) + (passage.places(quote.more) if quote.more else ())
+    return Citation(quote.number + 1, passage.document, places, quote.text, quote.text, quote.score)

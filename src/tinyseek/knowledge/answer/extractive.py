@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyseek.knowledge.answer.support import Passage, Span, Supporter
+from tinyseek.knowledge.index.base import Chunk
 from tinyseek.knowledge.segment import words
 
 _OF_WORDS = (
@@ -21,6 +22,7 @@ _AS_GOOD = 0.02  # a sentence this much less near than the best is part of the a
 _LEAST_WORDS = 4  # of a sentence: what is shorter ("2.", a name in a list of references) says nothing by itself
 _MOST_CHARACTERS = 700  # of all quotes together
 _LONGEST_LIST = 1500  # characters of a list and the sentence that announces it
+_BLOCK = re.compile(r"(?:(?!\n\s*\n).)+(?:\n\s*)*", re.DOTALL)  # up to a blank line
 _ITEM = re.compile(r"(?:[-*•·▪◦‣]|\(?\w{1,3}[.)、）])\s*")
 
 
@@ -32,6 +34,7 @@ class Quote:
     text: str
     span: Span
     score: float
+    more: Span | None = None  # the rest of a list, in the chunk after
 
 
 def extract(
@@ -85,6 +88,21 @@ def _with_what_follows(passage: Passage, row: int) -> list[int]:
         rows.append(following)
         end = last
     return rows
+
+
+def goes_on(quote: Quote, passage: Passage, following: Chunk) -> str:
+    """The rest of a list that a quote announces, where it runs over into the chunk after the quote's own; else nothing."""
+    own = passage.chunks[quote.span[0]].chunk.text
+    first = quote.text.split("\n", 1)[0].rstrip()
+    if not first.endswith((":", "：")) or own[quote.span[2] :].strip():
+        return ""
+    rest = following.text[following.overlap :]
+    end = 0
+    for block in _BLOCK.finditer(rest):
+        if not _ITEM.match(block[0].lstrip()) or len(quote.text) + block.end() > _LONGEST_LIST:
+            break
+        end = block.end()
+    return rest[:end].rstrip()
 
 
 def _quoted(passage: Passage, rows: Sequence[int], number: int, score: float) -> Quote:

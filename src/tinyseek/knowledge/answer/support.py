@@ -110,8 +110,9 @@ def _rows(text: str, number: int) -> list[Sentence]:
     rule = next((row for row, (line, _) in enumerate(lines) if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line)), None)
     head = "\n".join(line for line, _ in lines[:rule] if line.startswith("|")) if rule else ""
     for row, (line, start) in enumerate(lines):
-        if line and row != rule:
-            is_body = rule is not None and row > rule
+        is_body = rule is not None and row > rule
+        is_head = line in head.split("\n") and not is_body and len(lines) > (rule or 0) + 1
+        if line and row != rule and not is_head:  # the head goes along with each row
             found.append(Sentence(line, (number, start, start + len(line)), head if is_body else ""))
     return found
 

@@ -256,22 +256,19 @@ def _parts(checked: Checked) -> Iterator[Part]:
 
 
 def sources(text: str, passages: Sequence[Passage], supporter: Supporter) -> list[Citation]:
-    """What an answer without markers rests on: for each passage that holds a sentence of it, one citation."""
+    """What an answer without markers rests on: of each sentence the passage that holds it best; each passage once."""
     found: dict[int, Citation] = {}
     for start, end in spans(text):
-        for number in range(min(_SOURCES, len(passages))):
-            support = supporter.support(text[start:end].strip(), number) if number not in found else None
-            if support is not None:
-                passage = passages[number]
-                found[number] = Citation(
-                    number + 1,
-                    passage.document,
-                    passage.places(support.span),
-                    support.quote,
-                    support.claim,
-                    support.score,
-                )
-                break
+        held = [
+            (number, supporter.support(text[start:end].strip(), number))
+            for number in range(min(_SOURCES, len(passages)))
+        ]
+        number, support = max(held, key=lambda pair: pair[1].score if pair[1] else 0.0, default=(0, None))
+        if support is not None and number not in found:
+            passage = passages[number]
+            found[number] = Citation(
+                number + 1, passage.document, passage.places(support.span), support.quote, support.claim, support.score
+            )
     return [found[number] for number in sorted(found)]
 
 

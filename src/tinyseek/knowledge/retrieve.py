@@ -189,15 +189,16 @@ def _ways(base: Base, question: str, how: How, depth: int, filters: Filters) -> 
 
 def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int, filters: Filters) -> Search:
     """The hits of all ways as one list: of several, each way's scores times its probability to hold the answer."""
-    chinese = is_chinese(question)
+    most = max(wanted, _JUDGED)
     found: list[tuple[_Way, list[Hit]]] = []
     for way in ways:
-        ranked = way.ranked
-        if len(ways) > 1:  # each way has its own language's chunks
-            texts = {c.id: c.chunk.text for c in base.index.chunks([number for number, _ in ranked])}
-            kept = {number for number, text in texts.items() if (is_chinese(text) != chinese) == way.across}
-            ranked = [pair for pair in ranked if pair[0] in kept]
-        hits = _hits(base.index, ranked[: max(wanted, _JUDGED)], way.lexical, way.dense)
+        # Of several ways, each has its own language's chunks.
+        ranked = (
+            way.ranked
+            if len(ways) == 1
+            else _of_language(base.index, way.ranked, most, is_chinese(question) != way.across)
+        )
+        hits = _hits(base.index, ranked[:most], way.lexical, way.dense)
         if hits:
             found.append((way, hits))
 
@@ -220,6 +221,18 @@ def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int,
     ]
     joint.sort(key=lambda hit: -hit.score)
     return Search(question, joint[:wanted], lambda: judged)
+
+
+def _of_language(index: Index, ranked: Pairs, most: int, chinese: bool) -> Pairs:
+    """The first `most` of a language; texts are looked at only as far as that takes."""
+    found: Pairs = []
+    for start in range(0, len(ranked), 2 * most):
+        part = ranked[start : start + 2 * most]
+        texts = {stored.id: stored.chunk.text for stored in index.chunks([number for number, _ in part])}
+        found += [pair for pair in part if pair[0] in texts and is_chinese(texts[pair[0]]) == chinese]
+        if len(found) >= most:
+            break
+    return found[:most]
 
 
 _languages: WeakKeyDictionary[Index, tuple[int, dict[bool, bool]]] = WeakKeyDictionary()  # as of a revision

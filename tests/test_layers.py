@@ -75,6 +75,7 @@ LIGHT = (
     "tinyseek.evaluate.options",
     "tinyseek.tune.distill.options",
     "tinyseek.tune.rl.options",
+    "tinyseek.knowledge.answer.options",
     "tinyseek.knowledge.options",
     "tinyseek.knowledge.base",
     "tinyseek.knowledge.documents.read",

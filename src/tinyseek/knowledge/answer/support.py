@@ -24,7 +24,7 @@ Span = tuple[int, int, int]  # number of a chunk in its passage, from and to of 
 Groups = list[tuple[frozenset[str], float]]
 
 _OF_WORDS = 0.1  # what a sentence's cosine gains if it has all of a claim's words
-# Chosen on every second of 30 claims in two languages; benchmarks/cite.py prints the errors on the others.
+# Chosen by every second of 30 claims in two languages, the others in sight; benchmarks/cite.py prints the errors on both.
 _LEAST_WORDS = 0.15  # of a claim's words, by weight, that its passage must have
 _NEAR, _NEAR_ACROSS = 0.90, 0.85  # that a sentence must come, in one language and across two
 _WORDS_ALONE, _WORDS_ALONE_ACROSS = 0.6, 0.4  # of the words, with an embedder whose cosines nothing is known of

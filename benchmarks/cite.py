@@ -7,9 +7,9 @@ markitdown test with (REPAIR-2022-INV-001_multipage.pdf, SPARSE-2024-INV-1234_bo
 
 Written: 100 questions about them, each with the pages that answer it, in English and in Chinese; an answer is right if its first
 citation names the document and one of these pages. Drawn: sentences of the documents taken by chance, asked for by their rarest
-words in the form of a question; right is a page on which the sentence stands. Claims: 30 true and 30 false ones, in two
-languages, as sentences of an answer that cites each of the passages found; the check's bounds were chosen by half of them, with the other half in sight.
-How a quoted sentence is picked was chosen on the written questions; the drawn ones played no part in it.
+words in the form of a question; right is a page on which the sentence stands. How a sentence is picked for quoting was chosen on
+the written questions, not on the drawn ones. Claims: 30 true and 30 false ones, in two languages, as sentences of an answer that
+cites each of the passages found; the check's bounds were chosen by half of them, with the other half in sight.
 """
 
 from __future__ import annotations

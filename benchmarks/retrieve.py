@@ -7,9 +7,9 @@ RETRIEVAL holds `cranfield/` (cran.all.1400, cran.qry, cranqrel: https://ir.dcs.
 Chinese questions about that paper, and the English ones about CMRC's paragraphs, are our own: benchmarks/questions.
 
 Cranfield: nDCG@10, every judged relevance of 1 to 4 counting alike. How both halves are joined was chosen by its first, third, ...
-question and by CMRC's; the figures of the other half were in sight while that was done, so they are no untouched test. The shares of
-the ways across languages were chosen on the very questions reported here. Elsewhere R@1: the share of questions whose first passage
-is right.
+question and by CMRC's; the figures of the other half were in sight while that was done, so they are no untouched test. The shares
+of the ways across languages were chosen on the very questions reported here. Elsewhere R@1: the share of questions whose first
+passage is right.
 """
 
 from __future__ import annotations

@@ -404,6 +404,7 @@ def test_a_conversation_on_a_terminal(model: Path, tmp_path: Path) -> None:
     type_in(b"/save said.jsonl\n")
     type_in(b"/help\n")
     type_in(b"/system be kind\n")
+    time.sleep(1)  # the prompt is shown a moment before it is read
     os.write(terminal, b"\x03")  # Ctrl-C at the prompt
     wait_for(b"leaves)\r\n")
     os.write(terminal, b"/quit\n")

@@ -362,7 +362,7 @@ def on_a_terminal(arguments: list[str], home: Path, until: Callable[[str], bool]
     )
     os.close(follower)
     seen = b""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180  # the first embedder of a machine is compiled
     while time.monotonic() < end:
         if select.select([leader], [], [], 0.2)[0]:
             try:
@@ -375,7 +375,7 @@ def on_a_terminal(arguments: list[str], home: Path, until: Callable[[str], bool]
         if until is not None and until(seen.decode(errors="replace")):
             process.send_signal(signal.SIGINT)
             until = None
-    status = process.wait(30)
+    status = process.wait(120)
     os.close(leader)
     return seen.decode(errors="replace"), status
 

@@ -154,6 +154,8 @@ def test_a_server_that_stops_finishes_what_runs(chat: LocalChat) -> None:
             httpx.get(f"{server.url}/health", verify=False)
         except httpx.ConnectError:
             return True
+        except httpx.TimeoutException:  # a busy machine: ask again
+            return False
         return False
 
     with running(model) as server:

@@ -101,7 +101,7 @@ class Template(Settings):
         """
         filled = self._checked(values)
         background, need, output = (_filled(part, filled) for part in (self.background, self.need, self.output))
-        heads = _HEADS["zh" if is_chinese(self.need) else "en"]
+        heads = _HEADS["zh" if is_chinese(_PIECE.sub(" ", self.need)) else "en"]
         asked = f"{heads[1]}:\n{need}\n\n{heads[2]}:\n{output}" if output else need
         length = len(background) + len(asked)
         if length > self.longest:

@@ -100,7 +100,7 @@ def open_shelf(settings: CommandSettings, models: Sequence[ChatModel]) -> Shelf:
     elif settings.kb_model:
         models = [ChatModel.open(settings.kb_model, engine=settings), *models]
     home = Path(settings.kb_home) if settings.kb_home else None
-    return Shelf(home, settings.knowledge, models, settings.access, settings.kb_read_only)
+    return Shelf(home, settings.knowledge, models, settings.access, settings.kb_read_only, answers=settings.answers)
 
 
 def _talks(chat: LocalChat) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyseek.errors import UserError
+from tinyseek.knowledge.answer.options import AnswerSettings
 from tinyseek.knowledge.base import KnowledgeBase, check_name, collections, folder_of
 from tinyseek.knowledge.documents.blocks import Box, Document
 from tinyseek.knowledge.documents.read import Readers
@@ -28,6 +29,7 @@ from tinyseek.llm.base import ChatModel
 FIRST = "default"  # the collection that there is from the beginning
 EVERY = "*"  # all collections, of a key
 PERSONAL = collection_of()  # with the facts of one person, or personal-...
+DEFAULTS = AnswerSettings()
 _READ_ONLY = "this server only answers questions; documents are added and changed with tinyseek kb where it runs"
 
 
@@ -38,6 +40,7 @@ class Shelf:
         settings: of every collection.
         models: who may write answers, by name, the usual one first; none: answers are quoted from the documents.
         read_only: nothing can be added, changed or removed.
+        answers: how questions are answered where a face says nothing else.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Shelf:
         access: Mapping[bytes, Sequence[str]] | None = None,
         read_only: bool = False,
         embedder: Embedder | None = None,
+        answers: AnswerSettings = DEFAULTS,
     ) -> None:
         """Open nothing yet.
 
@@ -55,11 +59,12 @@ class Shelf:
             home: the folder of all collections; none for TINYSEEK_HOME/knowledge.
             access: the collections of each API key, `*` for all; a key that is not named has none. None: every key has all.
             embedder: one that is open already, for all collections.
+            answers: how questions are answered where a face says nothing else.
         """
         self.home = Path(home).expanduser() if home else knowledge_home()
         self.settings = settings or KnowledgeSettings()
         self.models: Mapping[str, ChatModel] = {model.name: model for model in models}
-        self.read_only = read_only
+        self.read_only, self.answers = read_only, answers
         self._access = None if access is None else {key: tuple(names) for key, names in access.items()}
         self._given = embedder
         self._embedders: dict[str, LateEmbedder] = {}

@@ -25,6 +25,7 @@ from tinyseek.studio.chats import Chats, Message
 if TYPE_CHECKING:
     from tinyseek.knowledge.answer.ask import Part, Reply
     from tinyseek.knowledge.answer.citations import Citation
+    from tinyseek.knowledge.answer.options import AnswerSettings
     from tinyseek.knowledge.base import KnowledgeBase
     from tinyseek.knowledge.retrieve import Hit
     from tinyseek.llm.base import ChatModel
@@ -46,12 +47,13 @@ class Asking:
         model: ChatModel | None,
         threads: Executor,
         filters: Filters = ALL,
+        settings: AnswerSettings | None = None,
     ) -> None:
         """Begin to answer the last message of `before`. Needs a running event loop."""
         self.message, self._base, self._talks = message, base, talks
         self._question = before[-1].content
         self._history = [{"role": said.role, "content": said.content} for said in before[:-1] if said.content]
-        self._model, self._filters = model, filters
+        self._model, self._filters, self._settings = model, filters, settings
         self._watchers: set[asyncio.Event] = set()
         self._halt = threading.Event()
         self._loop = asyncio.get_running_loop()
@@ -97,7 +99,7 @@ class Asking:
 
     def _pump(self) -> None:
         """In a thread: the parts, one by one, handed over to the loop."""
-        parts = self._base.ask(self._question, self._history, self._model, self._filters)
+        parts = self._base.ask(self._question, self._history, self._model, self._filters, self._settings)
         try:
             for part in parts:
                 if self._halt.is_set():

@@ -93,7 +93,7 @@ class Desk:
             raise BusyError("answers are being written")
         before = self.talks.path(place, question.id)
         message = self.talks.add(place, question.id, "assistant", state="writing")
-        asking = Asking(base, self.talks, message, before, model, self._threads, filters)
+        asking = Asking(base, self.talks, message, before, model, self._threads, filters, self.shelf.answers)
         self.answers[place.id], self._owners[place.id] = asking, place.owner
         asking.task.add_done_callback(functools.partial(self._answered, place.id))
         return asking

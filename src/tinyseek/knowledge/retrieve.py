@@ -203,7 +203,8 @@ def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int,
             found.append((way, hits))
 
     def stands(group: Sequence[str]) -> bool:
-        return bool(base.index.lexical(" ".join(group), 1, filters))
+        words = " ".join(group)
+        return base.index.has_word(words) if filters == ALL else bool(base.index.lexical(words, 1, filters))
 
     def judge() -> tuple[Evidence, ...]:
         by = how if base.embedder.name == FITTED else "lexical"

@@ -157,6 +157,7 @@ def test_a_random_history_ends_as_in_plain_lists(reopen: Reopen, seed: int) -> N
             vector_W = EMBEDDER.queries([asked])[0]
             found = [(ids[c], s) for c, s in reader.lexical(asked, limit, filters)]
             same_ranking(found, plain.lexical(asked, limit, theirs), 1e-6)
+            assert reader.has_word(asked) == plain.has_word(asked)
             found = [(ids[c], s) for c, s in reader.dense(vector_W, limit, filters)]
             same_ranking(found, plain.dense(vector_W, limit, theirs), 0.01)
     fresh = reopen()

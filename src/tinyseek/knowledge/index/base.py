@@ -157,6 +157,10 @@ class Index(ABC):
     def lexical(self, words: str, limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         """Chunks by BM25 of a question's words: ids and scores, best first. Any text is a question, none is an error."""
 
+    def has_word(self, words: str) -> bool:
+        """Whether any chunk has any of these words."""
+        return bool(self.lexical(words, 1))
+
     @abstractmethod
     def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         """Chunks by cosine: ids and cosines, best first."""

@@ -458,6 +458,14 @@ class SqliteIndex(Index):
                     scores[row["rowid"]] += question.rest(row["text"], length, average)
         return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
 
+    def has_word(self, words: str) -> bool:
+        asked = list(dict.fromkeys(segment.words(words)))
+        with self._read() as db:
+            return any(
+                db.execute(f"SELECT 1 FROM terms WHERE term IN ({', '.join('?' * len(part))}) LIMIT 1", part).fetchone()
+                for part in _parts(asked)
+            )
+
     def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         with self._read() as db:
             allowed = self._allowed(db, filters)

@@ -1,6 +1,8 @@
 """Damaged and foreign checkpoints: each a clear line, and nothing harmed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,13 @@ def test_missing_tensor_and_wrong_shape(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match=rf"{name} is \[8, 5\], but config.json makes it \[8, 32\]"):
         CausalLM.load(folder)
+
+
+def test_loading_imports_no_compiler(folder: Path) -> None:
+    """Which takes seconds: torch does so where a normal draw happens on the meta device."""
+    code = f"import sys; from tinyseek import CausalLM; CausalLM.load({str(folder)!r}); print('torch._dynamo' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "False\n"
 
 
 @pytest.mark.parametrize(

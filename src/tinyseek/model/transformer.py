@@ -56,11 +56,20 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
-        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.embed_positions = embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = make_norm(config)
+
+
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table of vectors; on the meta device without numbers to begin with, since torch imports its compiler to draw normal ones
+    there: a second of every start."""
+    if torch.get_default_device().type == "meta":
+        empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+        return empty
+    return nn.Embedding(rows, width)
 
 
 class CausalLM(nn.Module):

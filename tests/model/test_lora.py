@@ -261,6 +261,9 @@ def test_patterns_choose_and_take_back() -> None:
         )
     ]
     assert lora.chosen(model, ["all-linear", "!experts.*"]) == [name for name in every if ".experts." not in name]
+    more = set(lora.chosen(model, ["all-linear", "mlp.gate", "lm_head", "!layers.0.*"]))
+    assert more - set(every) == {"model.layers.1.mlp.gate", "model.layers.2.mlp.gate", "lm_head"}
+    assert set(every) - more == {name for name in every if ".layers.0." in name}
     assert lora.chosen(model, ["mlp.gate"]) == ["model.layers.1.mlp.gate", "model.layers.2.mlp.gate"]
 
 

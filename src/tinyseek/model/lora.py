@@ -202,21 +202,21 @@ def places(model: CausalLM) -> dict[str, Place]:
 def chosen(model: CausalLM, targets: str | list[str]) -> list[str]:
     """The names of the matrices that `LoraConfig.targets` means. gate_proj and up_proj also mean the experts' stack of the two.
 
+    all-linear among patterns is where they begin: others add to it (the router, the head) or take back. PEFT knows it alone only.
+
     Raises:
         UserError: a pattern that fits nothing.
     """
     there = places(model)
     inside = [name for name, place in there.items() if name != "lm_head" and not isinstance(place.layer, Router)]
     patterns = [targets] if isinstance(targets, str) else targets
-    if ALL_LINEAR in patterns:
-        rest = [pattern for pattern in patterns if pattern != ALL_LINEAR]
-        return choose(inside, ["*", *rest], "lora.targets") if rest else inside
     also = {
         name: [name.replace("gate_up_proj", part) for part in ("gate_proj", "up_proj")]
         for name in there
         if name.endswith("experts.gate_up_proj")
     }
-    return choose(there, patterns, "lora.targets", also)
+    rest = [pattern for pattern in patterns if pattern != ALL_LINEAR]
+    return choose(there, rest, "lora.targets", also, begin=set(inside) if ALL_LINEAR in patterns else ())
 
 
 def put(place: Place, change: Change) -> None:

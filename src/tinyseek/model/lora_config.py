@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -32,7 +32,7 @@ class LoraConfig(Settings):
     targets: str | list[str] = Field(
         ALL_LINEAR,
         description="patterns of the matrices to change: q_proj, layers.*.mlp.*, experts.*, !layers.0.*; all-linear is every one "
-        "in the blocks, experts too, but for the router",
+        "in the blocks, experts too, but for the router; [all-linear, mlp.gate, lm_head] adds to it",
     )
     save: list[str] = Field(
         [], description="patterns of modules to train whole and keep beside: lm_head, embed_tokens, *norm"
@@ -55,18 +55,23 @@ class LoraConfig(Settings):
 
 
 def choose(
-    names: Iterable[str], patterns: Sequence[str], what: str, also: Mapping[str, Sequence[str]] | None = None
+    names: Iterable[str],
+    patterns: Sequence[str],
+    what: str,
+    also: Mapping[str, Sequence[str]] | None = None,
+    begin: Collection[str] = (),
 ) -> list[str]:
     """The names that the patterns choose, in their order.
 
     Args:
         what: what the patterns are for, in an error.
         also: further names that a name goes by.
+        begin: names that are chosen before the first pattern.
     Raises:
         UserError: a pattern that fits nothing, with what there is.
     """
     names = list(names)
-    chosen: dict[str, bool] = dict.fromkeys(names, False)
+    chosen: dict[str, bool] = {name: name in begin for name in names}
     for pattern in patterns:
         regex = _compiled(pattern.removeprefix("!"))
         fitting = [name for name in names if any(map(regex.match, (name, *(also or {}).get(name, ()))))]

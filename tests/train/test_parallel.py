@@ -69,6 +69,23 @@ print(out.folder.name)
         torch.testing.assert_close(shared[name], weight, atol=2e-5, rtol=1e-4, msg=f"{name} (it moved by {moved})")
 
 
+def test_a_process_that_would_have_no_work_is_told_before_any(tmp_path: Path) -> None:
+    settings = SETTINGS | {"batch_size": 2}
+    code = f"""
+import sys
+from pathlib import Path
+from tinyseek.errors import UserError
+from training_toys import run, settings_of
+try:
+    run(Path({str(tmp_path / "work")!r}), settings_of(**{settings!r}))
+except UserError as error:
+    sys.exit(str(error))
+"""
+    for process in together(code, 3):
+        assert process.returncode == 1
+        assert "batch_size=2 leaves some of 3 processes without work" in process.stderr
+
+
 def test_what_one_process_has_no_gradient_for_is_added_as_nothing() -> None:
     code = """
 import torch

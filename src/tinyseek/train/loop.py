@@ -70,8 +70,12 @@ def train(
     Raises:
         StoppedError: the user asked to stop; saved.
         DivergedError: the loss became NaN or jumped and stayed up.
-        UserError: a device that is not there, a full disk.
+        UserError: a device that is not there, a full disk, more processes than a batch has items.
     """
+    if settings.batch_size < parallel.size():
+        raise UserError(
+            f"batch_size={settings.batch_size} leaves some of {parallel.size()} processes without work; raise it, or start fewer"
+        )
     device = choose_device(settings.device)
     parallel.join(device)
     steps = settings.total_steps(len(objective))

@@ -121,7 +121,7 @@ def test_prompts_keep_their_other_columns_and_leave_answers_out(tmp_path: Path) 
     ]
     assert read(tmp_path, records, "prompt") == [
         Prompt([USER], {"answer": 7, "kind": "sum"}),
-        Prompt([SYSTEM, USER], {"answer": [1, 2]}),
+        Prompt([SYSTEM, USER], {"answer": [1, 2], "reply": GOOD["content"]}),
         Prompt([SYSTEM, USER], {"output": "a"}),
     ]
 

@@ -197,6 +197,8 @@ def test_no_reply_passes_the_check_of_another_answer(made):
         ("-558", False),
         ("558.5", False),
         ("558 or 559", False),
+        ("558.0", True),
+        ("\\boxed{558}", True),
         ("0558", False),
         ("", False),
         ("</think>", False),

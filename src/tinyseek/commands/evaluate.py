@@ -163,7 +163,6 @@ def _places(words: list[str]) -> dict[str, str]:
 
 def _judge(settings: CompareSettings) -> Judge:
     """By a reward; or, if none is named, by the known answers."""
-    from tinyseek.text.tasks import check
     from tinyseek.tune.rl.rewards import RewardSet
 
     known = settings.reward is None
@@ -176,11 +175,6 @@ def _judge(settings: CompareSettings) -> Judge:
         with RewardSet([settings.reward or "exact_answer"], args=args) as rewards:
             rewards.check(list(dict.fromkeys(name for own in columns for name in own)))
             scores = rewards([p.messages for p in prompts], [[m] for m in messages], columns)[:, 0].tolist()
-        found: list[float | None] = [None if score != score else score for score in scores]
-        if known:  # of our own tasks the whole reply is right too, and a refusal however it goes on
-            for at, (own, message) in enumerate(zip(columns, messages, strict=True)):
-                if "reply" in own and check({"messages": [{"content": own["reply"]}], **own}, message["content"]):
-                    found[at] = 1.0
-        return found
+        return [None if score != score else score for score in scores]
 
     return judge

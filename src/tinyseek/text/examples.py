@@ -264,14 +264,18 @@ def thumb(record: dict[str, Any], layout: Layout) -> Thumb:
 
 
 def prompt(record: dict[str, Any], layout: Layout) -> Prompt:
-    """A prompt to answer; an answer at its end is left out."""
+    """A prompt to answer. An answer at its end is left out of it; the text of the last one is the column `reply`, for rewards."""
     messages = prompt_of(record, layout) or []
+    left_out = []
     while messages and messages[-1]["role"] == "assistant":
-        messages.pop()
+        left_out.append(messages.pop())
     if not any(message["role"] == "user" for message in messages):
         raise BadRecordError("the user says nothing")
     used = {"messages", "conversations", "conversation", "instruction", "input", "history", "prompt", "system", "tools"}
-    return Prompt(messages, {str(name): value for name, value in record.items() if name not in used})
+    columns = {str(name): value for name, value in record.items() if name not in used}
+    if left_out and isinstance(left_out[0].get("content"), str):
+        columns.setdefault("reply", left_out[0]["content"])
+    return Prompt(messages, columns)
 
 
 def prompt_of(record: Mapping[str, Any], layout: Layout, or_none: bool = False) -> list[Message] | None:

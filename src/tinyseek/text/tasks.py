@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.settings import Settings, StageSettings
 from tinyseek.text import world
+from tinyseek.text.verdict import bare, is_right
 from tinyseek.text.world import Lang
 
 Kind = Literal["arithmetic", "world", "identity", "refusal"]
@@ -127,30 +127,14 @@ def _dialogue(records: list[Record]) -> Record:
 
 
 def check(record: Record, output: str) -> bool:
-    """Whether the final answer in `output` is right.
-
-    Only what stands after the last </think> counts; a thought that never ends has no answer. White space and closing
-    punctuation are let pass, a wrong value never. The bare value and the record's whole reply are both right; a refusal
-    has to begin as refusals do.
-    """
-    thought, closed, final = output.rpartition("</think>")
-    if "<think>" in final or (not closed and "<think>" in thought):
-        return False
-    said = _bare(final)
-    if record["kind"] == "refusal":
-        return said.startswith(_bare(record["answer"]))
-    reply = str(record["messages"][-1]["content"]).rpartition("</think>")[2]
-    return bool(said) and said in (_bare(record["answer"]), _bare(reply))
-
-
-def _bare(text: str) -> str:
-    """Without outer white space and closing punctuation; full-width signs count as their plain ones."""
-    return " ".join(unicodedata.normalize("NFKC", text).split()).rstrip(" .!。！").replace("’", "'")
+    """Whether the final answer in `output` is right (text/verdict.py): the bare value or the record's whole reply; a refusal has
+    to begin as refusals do. The reward exact_answer says the same."""
+    return is_right(output, record["answer"], record["messages"][-1]["content"], record["kind"])
 
 
 def _same_prompt(text: str) -> str:
     """What two prompts share when they differ only in case, spaces and punctuation at the ends."""
-    return _bare(text).rstrip("?").casefold().replace(" ", "")
+    return bare(text).rstrip("?").casefold().replace(" ", "")
 
 
 # ---------------------------------------------------------------------------------------------------------- arithmetic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 from tinyseek.errors import UserError
 from tinyseek.llm.base import ChatModel
+from tinyseek.text.datasets import find_data
+from tinyseek.text.tasks import Counts, TaskSettings, check, generate
 from tinyseek.tune.rl import shipped
 from tinyseek.tune.rl.rewards import RewardSet
 
@@ -86,6 +89,8 @@ def call(rewards: RewardSet, texts: list[str], **columns: list[Any]) -> np.ndarr
         ("石桥。", "石桥", True),
         ("石桥街", "石桥", False),
         ("", "", False),
+        ("0042", "42", False),
+        ("007", "007", True),
         ("1/0", "1/0", True),
         ("9" * 5000, "9", False),
         (42, 42, True),
@@ -102,6 +107,34 @@ def test_exact_answer_loose_and_without_an_answer() -> None:
     split = [{"role": "assistant", "reasoning_content": "6*7", "content": "42"}]
     assert shipped.exact_answer([split], ["42"]) == [1.0]
     assert shipped.format([split]) == [1.0]
+
+
+def test_exact_answer_says_what_the_evaluation_says_of_every_task(tmp_path: Path) -> None:
+    """Of tasks as the stages read them: bare answers, whole replies, other forms, refusals that go on, others' replies."""
+    counts = Counts(arithmetic=40, world=40, identity=20, refusal=20)
+    records = generate(TaskSettings(train=Counts(world=40), heldout=counts, seed=3)).heldout
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    prompts = list(find_data(str(tmp_path / "asked.jsonl")).examples("prompt"))
+    replies = [record["messages"][-1]["content"] for record in records]
+    seen = set()
+    with RewardSet(["exact_answer"]) as rewards:
+        rewards.check(list(prompts[0].columns))
+        for texts in (
+            replies,
+            [record["answer"] for record in records],
+            [f"\\boxed{{{record['answer']}}}" for record in records],
+            [f"{record['answer']}.0" for record in records],
+            [f"0{record['answer']}" for record in records],
+            [f"<think>{record['answer']}" for record in records],
+            [f"{record['answer']} and so on" for record in records],
+            [*replies[1:], replies[0]],
+        ):
+            said = [[{"role": "assistant", "content": text}] for text in texts]
+            found = rewards([p.messages for p in prompts], said, [p.columns for p in prompts])[:, 0]
+            expected = [check(record, text) for record, text in zip(records, texts, strict=True)]
+            assert found.tolist() == [float(one) for one in expected]
+            seen |= {(r["kind"], one) for r, one in zip(records, expected, strict=True)}
+    assert len(seen) == 8  # each kind both ways
 
 
 def test_format() -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tinyseek.errors import UserError
+from tinyseek.text import verdict
 from tinyseek.text.chat import split_reasoning
+from tinyseek.text.verdict import THINK, THOUGHT
 
 if TYPE_CHECKING:
     from tinyseek.llm.base import ChatModel
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 Completion = str | Sequence[Message]
 Rewards = list[float | None]
-
-_THINK, _THOUGHT = "<think>", "</think>"
 
 
 # ---- what a completion says ------------------------------------------------------------------------------------------------------
@@ -38,83 +36,44 @@ def full_text(completion: Completion) -> str:
     parts = []
     for message in completion:
         reasoning = message.get("reasoning_content")
-        parts.append(f"{_THINK}{reasoning}{_THOUGHT}" if reasoning else "")
+        parts.append(f"{THINK}{reasoning}{THOUGHT}" if reasoning else "")
         parts.append(str(message.get("content") or ""))
     return "".join(parts)
-
-
-def final_answer(completion: Completion) -> str | None:
-    """What stands after the reasoning; none where the reasoning never ends."""
-    text = full_text(completion)
-    thought, closed, final = text.rpartition(_THOUGHT)
-    if _THINK in final or (not closed and _THINK in thought):
-        return None
-    return final if closed else text
-
-
-def bare(text: str) -> str:
-    """Without outer white space and closing punctuation; full-width signs count as their plain ones."""
-    return " ".join(unicodedata.normalize("NFKC", text).split()).rstrip(" .!。！").replace("’", "'")
-
-
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
-
-
-def number(text: str) -> Fraction | None:
-    """The value of a text that is a number and nothing else: `1,000`, `-3.50`, `2/3`."""
-    text = text.strip().strip("$").replace("−", "-")
-    if len(text) > 60 or not _NUMBER.fullmatch(text):
-        return None
-    try:
-        return Fraction(text.replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed{")
-    for at in range(begin - 1, len(text)):
-        depth += (text[at] == "{") - (text[at] == "}")
-        if depth == 0:
-            return text[begin:at]
-    return None
-
-
-def same_answer(said: str, answer: str) -> bool:
-    """Whether two answers are the same: as text, or as numbers."""
-    said, answer = bare(said), bare(answer)
-    if not said:
-        return False
-    value = number(answer)
-    return said == answer or (value is not None and number(said) == value)
 
 
 # ---- rewards ---------------------------------------------------------------------------------------------------------------------
 
 
-def exact_answer(completions: Sequence[Completion], answer: Sequence[Any], *, loose: bool = False, **_: Any) -> Rewards:
-    r"""1 where the final answer is the `answer` column's, else 0; none where the row has no answer.
+def exact_answer(
+    completions: Sequence[Completion],
+    answer: Sequence[Any],
+    *,
+    reply: Sequence[Any] | None = None,
+    kind: Sequence[Any] | None = None,
+    loose: bool = False,
+    **_: Any,
+) -> Rewards:
+    r"""1 where the final answer is right, else 0; none where the row has no `answer`. The same verdict as of `tinyseek eval`.
 
     What stands after the reasoning must be the answer and nothing else, but for white space, closing punctuation and the way that
-    a number is written; or hold it in \boxed{...}.
+    a number is written; or hold it in \boxed{...}; or be the whole `reply` that the row's conversation ends with.
 
     Args:
+        reply: a column of known right replies.
+        kind: a column; where it says "refusal", as our own tasks do, it is enough to begin with the answer.
         loose: an answer that is a number is also looked for as the last number in the text.
     """
+    nothing = [None] * len(completions)
     rewards: Rewards = []
-    for completion, expected in zip(completions, answer, strict=True):
+    for completion, expected, known, sort in zip(completions, answer, reply or nothing, kind or nothing, strict=True):
         if expected is None:
             rewards.append(None)
             continue
-        final = final_answer(completion)
-        right = final is not None and same_answer(boxed(final) or final, str(expected))
-        if not right and loose and final is not None and number(str(expected)) is not None:
-            found = _NUMBER.findall(unicodedata.normalize("NFKC", final))
-            right = bool(found) and same_answer(found[-1], str(expected))
+        text, wanted = full_text(completion), str(expected)
+        right = verdict.is_right(text, wanted, known if isinstance(known, str) else None, sort)
+        if not right and loose and verdict.number(wanted) is not None:
+            found = verdict.last_number(verdict.after_thought(text) or "")
+            right = found is not None and verdict.same(found, wanted)
         rewards.append(float(right))
     return rewards
 
@@ -125,7 +84,7 @@ def format(completions: Sequence[Completion], **_: Any) -> Rewards:
     for completion in completions:
         text = full_text(completion).strip()
         reasoning, said = split_reasoning(text)
-        once = text.count(_THINK) == 1 and text.count(_THOUGHT) == 1
+        once = text.count(THINK) == 1 and text.count(THOUGHT) == 1
         rewards.append(float(bool(once and reasoning is not None and reasoning.strip() and said.strip())))
     return rewards
 
@@ -259,7 +218,10 @@ class Judge:
         from tinyseek.llm.base import ChatOptions
 
         asked = "\n\n".join(f"{message['role']}: {message.get('content') or ''}" for message in prompt)
-        parts = [f"The conversation:\n{asked}", f"The answer to grade:\n{final_answer(completion) or ''}"]
+        parts = [
+            f"The conversation:\n{asked}",
+            f"The answer to grade:\n{verdict.after_thought(full_text(completion)) or ''}",
+        ]
         if reference is not None:
             parts.insert(1, f"A reference answer:\n{reference}")
         messages = [{"role": "system", "content": self.rubric}, {"role": "user", "content": "\n\n".join(parts)}]

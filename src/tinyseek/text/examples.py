@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.settings import suggestion
 from tinyseek.text.conversations import SHAREGPT, Message, Tags, place_system, question, spoken, to_messages, turns
@@ -84,6 +85,22 @@ class Layout:
 
 
 PLAIN = Layout()
+
+
+def _kept_none(folder: Path) -> str:
+    """Why a stage that chooses among a teacher's answers has left nothing in its folder; empty if it is no such folder."""
+    try:
+        made = artifact.read(folder)
+    except UserError:
+        return ""
+    if made.figures.get("kept") != 0 or not isinstance(dropped := made.figures.get("dropped"), dict):
+        return ""
+    most = sorted(dropped.items(), key=lambda entry: -entry[1])
+    why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in most)
+    return (
+        f"{folder} ({made.kind}) kept none of its {made.figures.get('answers', 0):,} answers: {why}. Each is in its samples.jsonl; "
+        "change that stage: its teacher, n, max_tokens, or keep=best"
+    )
 
 
 class Examples(Iterator[T], Generic[T]):
@@ -159,6 +176,8 @@ class Examples(Iterator[T], Generic[T]):
 
     def _nothing_usable(self, file: Path) -> str:
         if not self.bad:
+            if why := _kept_none(file.parent):
+                return f"{file}: empty, since {why}"
             return f"{file}: empty; {_WANTED[self._kind]} are expected, as {', '.join(s[1:] for s in SUFFIXES)}"
         if self._columns:
             self._check_columns(file)

@@ -227,6 +227,19 @@ def test_other_judging_asks_nothing_and_more_answers_ask_for_those_alone(tmp_pat
         assert input_keys(every)["teacher"] != input_keys(settings_of(teacher.url, data, model="other"))["teacher"]
 
 
+def test_a_stage_that_is_given_nothing_says_who_kept_nothing_and_why(tmp_path: Path) -> None:
+    with fake_teacher(misbehaving) as teacher:
+        data = prompts(tmp_path, ["wrong 1", "wrong 2", "cut 1"])
+        collect.build(settings_of(teacher.url, data, ask_again=0), tmp_path / "answers")
+    for kind in ("chat", "prompt"):
+        with pytest.raises(UserError) as told:
+            list(find_data(tmp_path / "answers").examples(kind))  # type: ignore[arg-type]
+        assert "answers (collect) kept none of its 3 answers: 2 wrong, 1 truncated" in str(told.value)
+    (tmp_path / "answers" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"train\.jsonl: empty; conversations are expected"):
+        list(find_data(tmp_path / "answers").examples("chat"))
+
+
 def test_a_system_message_is_the_teachers_alone_and_tools_are_passed_on(tmp_path: Path) -> None:
     tool = {"name": "look", "parameters": {"type": "object"}}
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tinyseek import artifact
 from tinyseek.errors import UserError
 from tinyseek.model.transformer import CausalLM
+from tinyseek.run import why_build
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import metrics
 from tinyseek.tune.rl import grpo, ppo
@@ -162,6 +163,20 @@ def test_all_alike_or_nothing_told_is_no_nan(made: Path, tmp_path: Path, capsys:
     with pytest.raises(UserError, match="reward bad: KeyError"):
         grpo.build(grpo_settings(made, rewards={f"{file}:bad": 1}, on_reward_error="stop"), tmp_path / "stops")
     assert not (tmp_path / "stops").exists()
+
+
+def test_another_reward_function_makes_another_model(made: Path, tmp_path: Path) -> None:
+    """A function of the user's own is known by its file's content; one edited during a run is the next run's."""
+    file = tmp_path / "mine.py"
+    file.write_text("def short(completions, **columns):\n    return [-len(c[0]['content']) for c in completions]\n")
+    changes = {"rewards": {f"{file}:short": 1.0}, "steps": 1}
+    settings = grpo_settings(made, **changes)
+    assert why_build(settings, tmp_path / "out") == "not built yet"
+    grpo.build(settings, tmp_path / "out")
+    assert not why_build(grpo_settings(made, **changes), tmp_path / "out")
+    file.write_text("def short(completions, **columns):\n    return [0.0] * len(completions)\n")
+    assert not why_build(settings, tmp_path / "out")
+    assert f"reward_files.{file} was sha256" in why_build(grpo_settings(made, **changes), tmp_path / "out")
 
 
 def test_dynamic_sampling_asks_others_in_their_place(made: Path) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tinyseek.artifact import key_of
 from tinyseek.llm.open import is_remote
 from tinyseek.llm.options import RemoteSettings
 from tinyseek.model.presets import from_preset
 from tinyseek.settings import StageSettings, no_effect, taken_from
 from tinyseek.tune.options import SftSettings, data_key, located
-from tinyseek.tune.rl.options import RewardOptions
+from tinyseek.tune.rl.options import RewardOptions, reward_files
 
 Keep = Literal["correct", "best", "all"]
 Rule = Literal["right_over_wrong", "shorter_over_longer", "reward_margin", "format"]
@@ -159,9 +157,8 @@ class CollectSettings(StageSettings):
         essence = super().essence() | ({"teacher": server} if self.at_server else {})
         if self.rewards:
             essence["judged_by"] = next(iter(self.rewards))
-        files = {name.rpartition(":")[0] for name in self.rewards}
-        if keys := {file: key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}:
-            essence["reward_files"] = keys
+        if files := reward_files(self.rewards):
+            essence["reward_files"] = files
         return essence | ({"unfinished": "accept", "budget": self.budget} if self.unfinished == "accept" else {})
 
 

@@ -5,10 +5,14 @@ Names that TRL has for a thing are TRL's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tinyseek.artifact import key_of
 from tinyseek.settings import Settings, no_effect, taken_from
 from tinyseek.tune.options import TuneSettings
 
@@ -20,6 +24,12 @@ class RewardOptions(Settings):
 
     weight: float = Field(1.0, description="what it is multiplied by in the sum of all")
     args: dict[str, Any] = Field({}, description="named arguments of the function, for example {limit: 200} of length")
+
+
+def reward_files(rewards: Iterable[str]) -> dict[str, str]:
+    """The hash of each file that a reward comes from: another function makes another model. What it imports is not seen."""
+    files = {name.rpartition(":")[0] for name in rewards}
+    return {file: key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}
 
 
 class RlSettings(TuneSettings):
@@ -98,6 +108,15 @@ class RlSettings(TuneSettings):
             name: entry if isinstance(entry, RewardOptions) else RewardOptions(weight=entry)
             for name, entry in self.rewards.items()
         }
+
+    @cached_property
+    def _reward_files(self) -> dict[str, str]:
+        """As they are when first asked for: one that is edited while a run is under way is another run's."""
+        return reward_files(self.rewards)
+
+    def essence(self) -> dict[str, Any]:
+        """With the content of the files that rewards are in."""
+        return super().essence() | ({"reward_files": self._reward_files} if self._reward_files else {})
 
 
 class GrpoSettings(RlSettings):

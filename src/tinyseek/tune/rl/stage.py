@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from torch import nn
 
-from tinyseek.artifact import key_of
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer
 from tinyseek.train import loop, metrics, parallel, state
@@ -39,7 +38,7 @@ def train(settings: S, folder: Path, kind: str, make: Make[S], *, reference: boo
     base = Path(settings.model)
     tokenizer = Tokenizer.load(base)
     inputs, keys = inputs_of(settings)
-    made_from = {"settings": settings.essence(), "inputs": keys | reward_files(settings)}
+    made_from = {"settings": settings.essence(), "inputs": keys}
     work = folder.with_name(folder.name + ".work")
     with (
         state.held(work),
@@ -81,9 +80,3 @@ def rewards_of(work: Path) -> dict[str, float]:
     tenth = max(1, len(rewards) // 10)
     parts = {"reward_at_first": rewards[:tenth], "reward_at_last": rewards[-tenth:]}
     return {name: round(sum(part) / len(part), 4) for name, part in parts.items() if part}
-
-
-def reward_files(settings: RlSettings) -> dict[str, str]:
-    """The hashes of the files that rewards come from: another function makes another model."""
-    files = {name.rpartition(":")[0] for name in settings.rewards}
-    return {f"rewards.{file}": key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}

@@ -72,6 +72,28 @@ def test_a_list_that_runs_over_into_the_next_passage_is_quoted_to_its_end() -> N
     assert [stored.chunk.text for stored in reply.passages[0].chunks] == [first, second]
 
 
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        # Every question has the words of both sentences, or of neither, and the one that cannot be the answer stands first.
+        ("What accuracy does Lamp-2 reach on Fog-10?", "Lamp-2 reaches 79.8% on Fog-10."),
+        ("Lamp-2 在 Fog-10 上的准确率是多少？", "Lamp-2 reaches 79.8% on Fog-10."),
+        ("How many keepers lived at the light of Oban?", "At the light of Oban lived 12 keepers."),
+    ],
+)
+def test_a_sentence_that_cannot_be_the_answer_stands_back(question: str, answers: str) -> None:
+    made = base()
+    made.put(
+        "lamps.pdf",
+        [
+            "The accuracy of Lamp-2-Dim on Fog-10 reaches 15.6% and more. "
+            "Lamp-2 reaches 79.8% on Fog-10. Figure 2 | Accuracy of Lamp-2 on Fog-10 over time.",
+            "The keepers that lived at the light of Oban are many. At the light of Oban lived 12 keepers.",
+        ],
+    )
+    assert answer(made, question, settings=ALWAYS).text.startswith(answers)
+
+
 def test_what_the_documents_do_not_hold_is_not_answered() -> None:
     made = base()
     model = SaidModel("Bananas are yellow [1].")

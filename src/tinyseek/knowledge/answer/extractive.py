@@ -1,7 +1,8 @@
 """An answer without a model: the sentences that come nearest to the question, word for word, each with its place.
 
 A sentence's score is its nearness to the question (support.py) and a share of its passage's own score, so that a sentence of a
-passage that fits as a whole goes before a like one elsewhere.
+passage that fits as a whole goes before a like one elsewhere. It loses where it cannot be the answer: it has no figure and one is
+asked for, it speaks of a longer name than the question's (R1-Zero for R1), or it is a heading or a caption, which only announces.
 """
 
 from __future__ import annotations
@@ -10,18 +11,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tinyseek.knowledge.answer.support import Passage, Span, Supporter
+from tinyseek.knowledge.answer.support import Passage, Span, Supporter, figures
 from tinyseek.knowledge.index.base import Chunk
 from tinyseek.knowledge.segment import words
 
-_OF_WORDS = (
-    0.3  # what a sentence's cosine gains if it has all of the question's words; more in a question than in a claim
-)
-_OF_PASSAGE = 0.2  # the passage's score, 0 to 1, in cosines
+# In cosines: what a sentence gains if it has
+_OF_WORDS = 0.3  # all of the question's words; more in a question than in a claim
+_OF_NAMES = 0.07  # all of its names; and loses if they stand in it within longer ones alone
+_OF_PASSAGE = 0.2  # a passage whose score is 1
+# and what it loses
+_NO_FIGURE = 0.05  # without a figure where one is asked for
+_ANNOUNCES = 0.03  # as a heading or a caption
 _AS_GOOD = 0.02  # a sentence this much less near than the best is part of the answer
+
 _LEAST_WORDS = 4  # of a sentence: what is shorter ("2.", a name in a list of references) says nothing by itself
 _MOST_CHARACTERS = 700  # of all quotes together
 _LONGEST_LIST = 1500  # characters of a list and the sentence that announces it
+
+_ASKS_FIGURE = re.compile(
+    r"\bhow (?:many|much|long|high|large|big|far|fast|often|old)\b"
+    r"|\b(?:accuracy|percentage|percent|score|rating|rate|number|price|cost|total|amount|size|length|share)s?\b"
+    r"|多少|多[长高大远快久]|几[个种类次轮年天人名项分]|百分之|准确率|胜率|比例|分数|得分|数量|金额|价格|总额|平均",
+    re.IGNORECASE,
+)
+_NAME = re.compile(  # DeepSeek-R1, MATH-500, GPT4
+    r"(?=[\d.]*[A-Za-z])(?:[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)+|[A-Za-z]+\d[A-Za-z0-9]*)"
+)
+_NUMBERED = re.compile(  # numbers that tell nothing
+    r"(?:figure|fig\.|table|section|chapter|equation|图|表|第)\s*\d+", re.IGNORECASE
+)
+_ANNOUNCING = re.compile(
+    r"(?:figure|fig\.|table|图|表)\s*\d+|\d+(?:\.\d+)*\.?\s+\S[^.。]*$|.*(?:…|\. ?\. ?\.)\s*\d*$", re.IGNORECASE
+)
 _BLOCK = re.compile(r"(?:(?!\n\s*\n).)+(?:\n\s*)*", re.DOTALL)  # up to a blank line
 _ITEM = re.compile(r"(?:[-*•·▪◦‣]|\(?\w{1,3}[.)、）])\s*")
 
@@ -52,7 +73,9 @@ def extract(
     for number, passage in enumerate(passages):
         if passage.sentences:
             near = supporter.nearness(question, number, _OF_WORDS)
-            ranked += [(float(n) + _OF_PASSAGE * scores[number], number, row) for row, n in enumerate(near)]
+            for row, n in enumerate(near):
+                score = float(n) + _OF_PASSAGE * scores[number] + _fits(question, passage, row)
+                ranked.append((score, number, row))
     long_enough = [e for e in ranked if len(words(passages[e[1]].sentences[e[2]].text)) >= _LEAST_WORDS]
     ranked = long_enough or ranked
     ranked.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
@@ -70,6 +93,35 @@ def extract(
         taken |= {(number, r) for r in rows}
         quotes.append(quote)
     return quotes
+
+
+def _fits(question: str, passage: Passage, row: int) -> float:
+    """What speaks for a sentence as the answer, and against it, beside its nearness; in cosines."""
+    sentence = passage.sentences[row]
+    text = f"{sentence.head}\n{sentence.text}" if sentence.head else sentence.text
+    before = (
+        passage.sentences[row - 1].text if row else ""
+    )  # "On MATH-500, it ..." is about whom the sentence before names
+    names = set(_NAME.findall(question))
+    fits = sum(_named(name, text) or _named(name, before) for name in names) / max(1, len(names)) * _OF_NAMES
+    if _ASKS_FIGURE.search(question) and not _figures_besides(text, question):
+        fits -= _NO_FIGURE
+    if not sentence.head and _ANNOUNCING.match(sentence.text):
+        fits -= _ANNOUNCES
+    return fits
+
+
+def _named(name: str, text: str) -> int:
+    """1 if a text has a name, -1 if only as a part of longer ones, else 0."""
+    if name not in text:
+        return 0
+    return 1 if re.search(rf"(?<![\w-]){re.escape(name)}(?!\w|-\w)", text) else -1
+
+
+def _figures_besides(text: str, question: str) -> bool:
+    """Whether a text has a number that the question does not have, those within names not counted."""
+    told = figures(_NUMBERED.sub(" ", _NAME.sub(" ", text)), told=True)
+    return bool(set(told) - set(figures(question, told=True)))
 
 
 def _with_what_follows(passage: Passage, row: int) -> list[int]:

@@ -108,6 +108,9 @@ class MemoryIndex(Index):
         found = [(number, float(np.float64(self._vectors[number]) @ vector_W)) for number in self._allowed(filters)]
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
 
+    def words_of(self, ids: Sequence[int]) -> dict[int, frozenset[str]]:
+        return {number: frozenset(self._counts[number]) for number in ids if number in self._counts}
+
     def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         return {number: self._vectors[number] for number in ids if number in self._vectors}
 

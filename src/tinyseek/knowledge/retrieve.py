@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyseek.errors import UserError
-from tinyseek.knowledge.answer.confidence import FITTED, Evidence, evidence
+from tinyseek.knowledge.answer.confidence import FITTED, READ, Evidence, evidence
 from tinyseek.knowledge.answer.options import How
 from tinyseek.knowledge.chunks import joined
 from tinyseek.knowledge.embed.base import Embedder
@@ -168,39 +168,48 @@ class _Way:
 def _ways(base: Base, question: str, how: How, depth: int, filters: Filters) -> list[_Way]:
     index = base.index
     meant = [[word] for word in content_words(question)]
-    lexical = index.lexical(question, depth, filters) if how != "dense" else []
     if how == "lexical":
+        lexical = index.lexical(question, depth, filters)
         return [_Way(meant, False, dict(lexical), {}, lexical)]
-    vector = base.embedder.queries([question])[0]
-    dense = index.dense(vector, depth, filters)
-    ranked = fed_back(index, vector, lexical, dense, depth) if how == "hybrid" else dense
-    ways = [_Way(meant, False, dict(lexical), dict(dense), ranked)]
     chinese = is_chinese(question)
-    if _holds(base, not chinese):
-        shifted = vector - _middle(base.embedder, chinese)
-        far = index.dense(shifted / max(float(np.linalg.norm(shifted)), 1e-6), depth, filters)
-        other = meanings(question)
+    crosses = _holds(base, not chinese)
+
+    def by_words() -> tuple[Pairs, list[list[str]], Pairs]:
+        """Of the question, and of its words in the other language, which come too."""
+        other = meanings(question) if crosses else []
         said = " ".join(dict.fromkeys(itertools.chain(*other)))
-        matched = index.lexical(said, depth, filters) if how == "hybrid" else []
-        ranked = fused(matched, far, depth, _SHARE_ACROSS[chinese]) if how == "hybrid" else far
-        ways.append(_Way(other, True, dict(matched), dict(far), ranked))
+        if how == "dense":
+            return [], other, []
+        return index.lexical(question, depth, filters), other, index.lexical(said, depth, filters) if crosses else []
+
+    asked = [base.embedder.queries([question])[0]]
+    if crosses:
+        shifted = asked[0] - _middle(base.embedder, chinese)
+        asked.append(shifted / max(float(np.linalg.norm(shifted)), 1e-6))
+    dense, *far = index.dense_each(np.stack(asked), depth, filters)
+    lexical, other, matched = by_words()
+
+    ranked = fed_back(index, asked[0], lexical, dense, depth) if how == "hybrid" else dense
+    ways = [_Way(meant, False, dict(lexical), dict(dense), ranked)]
+    for across in far:
+        ranked = fused(matched, across, depth, _SHARE_ACROSS[chinese]) if how == "hybrid" else across
+        ways.append(_Way(other, True, dict(matched), dict(across), ranked))
     return ways
 
 
 def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int, filters: Filters) -> Search:
     """The hits of all ways as one list: of several, each way's scores times its probability to hold the answer."""
     most = max(wanted, _JUDGED)
-    found: list[tuple[_Way, list[Hit]]] = []
-    for way in ways:
-        # Of several ways, each has its own language's chunks.
-        ranked = (
-            way.ranked
-            if len(ways) == 1
-            else _of_language(base.index, way.ranked, most, is_chinese(question) != way.across)
-        )
-        hits = _hits(base.index, ranked[:most], way.lexical, way.dense)
-        if hits:
-            found.append((way, hits))
+    read = _Read(base.index)
+    if len(ways) > 1:  # each has its own language's chunks
+        read.chunks([number for way in ways for number, _ in way.ranked[: 2 * most]])
+        chosen = [_of_language(read, way.ranked, most, is_chinese(question) != way.across) for way in ways]
+    else:
+        chosen = [way.ranked[:most] for way in ways]
+    read.chunks([number for ranked in chosen for number, _ in ranked])
+    read.documents([number for ranked in chosen for number, _ in ranked])
+    met = [(way, read.hits(ranked, way)) for way, ranked in zip(ways, chosen, strict=True)]
+    found = [(way, hits) for way, hits in met if hits]
 
     def stands(group: Sequence[str]) -> bool:
         words = " ".join(group)
@@ -208,12 +217,16 @@ def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int,
 
     def judge() -> tuple[Evidence, ...]:
         by = how if base.embedder.name == FITTED else "lexical"
+        first = [[hit.chunk.id for hit in hits[:READ]] for _, hits in found]
+        words = base.index.words_of(list(itertools.chain(*first)))
+        held = [[words[number] for number in numbers if number in words] for numbers in first]
         return tuple(
-            evidence(question, way.meant, way.across, by, hits[:_JUDGED], way.dense, stands) for way, hits in found
+            evidence(question, way.meant, way.across, by, hits[:_JUDGED], way.dense, theirs, stands)
+            for (way, hits), theirs in zip(found, held, strict=True)
         )
 
     if len(found) == 1:
-        return Search(question, found[0][1][:wanted], judge)
+        return Search(question, _with_sections(base.index, found[0][1][:wanted]), judge)
     judged = judge()
     joint = [
         replace(hit, score=hit.score * seen.probability)
@@ -221,19 +234,65 @@ def _met(base: Base, question: str, how: How, ways: Sequence[_Way], wanted: int,
         for hit in hits
     ]
     joint.sort(key=lambda hit: -hit.score)
-    return Search(question, joint[:wanted], lambda: judged)
+    return Search(question, _with_sections(base.index, joint[:wanted]), lambda: judged)
 
 
-def _of_language(index: Index, ranked: Pairs, most: int, chinese: bool) -> Pairs:
+class _Read:
+    """The chunks and documents that one search has read of an index, each once."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._chunks: dict[int, StoredChunk | None] = {}  # none: removed since it was found
+        self._documents: dict[int, StoredDocument] = {}
+
+    def chunks(self, numbers: Sequence[int]) -> list[StoredChunk]:
+        """Those that are still there."""
+        new = [number for number in dict.fromkeys(numbers) if number not in self._chunks]
+        if new:
+            self._chunks |= dict.fromkeys(new) | {stored.id: stored for stored in self._index.chunks(new)}
+        return [stored for number in numbers if (stored := self._chunks[number]) is not None]
+
+    def documents(self, numbers: Sequence[int]) -> None:
+        """Read the documents of chunks."""
+        wanted = tuple(sorted({stored.document for stored in self.chunks(numbers)} - self._documents.keys()))
+        if wanted:
+            self._documents |= {document.id: document for document in self._index.documents(Filters(documents=wanted))}
+
+    def hits(self, ranked: Pairs, way: _Way) -> list[Hit]:
+        """Without their sections."""
+        scores = dict(ranked)
+        return [
+            Hit(stored, self._documents[stored.document], scores[i], way.lexical.get(i), way.dense.get(i))
+            for stored in self.chunks([number for number, _ in ranked])
+            if (i := stored.id) in scores and stored.document in self._documents
+        ]
+
+
+def _of_language(read: _Read, ranked: Pairs, most: int, chinese: bool) -> Pairs:
     """The first `most` of a language; texts are looked at only as far as that takes."""
     found: Pairs = []
     for start in range(0, len(ranked), 2 * most):
         part = ranked[start : start + 2 * most]
-        texts = {stored.id: stored.chunk.text for stored in index.chunks([number for number, _ in part])}
-        found += [pair for pair in part if pair[0] in texts and is_chinese(texts[pair[0]]) == chinese]
+        theirs = {
+            stored.id
+            for stored in read.chunks([number for number, _ in part])
+            if is_chinese(stored.chunk.text) == chinese
+        }
+        found += [pair for pair in part if pair[0] in theirs]
         if len(found) >= most:
             break
     return found[:most]
+
+
+def _with_sections(index: Index, hits: Sequence[Hit]) -> list[Hit]:
+    """Each with the chunks of its section, itself among them."""
+    sections = index.sections_of([hit.chunk for hit in hits])
+    found = []
+    for hit in hits:
+        section = sections[hit.chunk.document, hit.chunk.chunk.section]
+        own = any(other.id == hit.chunk.id for other in section)  # else it was removed since it was found
+        found.append(replace(hit, section=tuple(section) if own else (hit.chunk,)))
+    return found
 
 
 _languages: WeakKeyDictionary[Index, tuple[int, dict[bool, bool]]] = WeakKeyDictionary()  # as of a revision
@@ -313,26 +372,6 @@ def _scaled(pairs: Pairs, depth: int, least: float | None) -> dict[int, float]:
     if high <= low:
         return {number: 1.0 for number, _ in pairs}
     return {number: (score - low) / (high - low) for number, score in pairs}
-
-
-def _hits(index: Index, ranked: Pairs, lexical: dict[int, float], dense: dict[int, float]) -> list[Hit]:
-    stored = {chunk.id: chunk for chunk in index.chunks([number for number, _ in ranked])}
-    wanted = tuple(sorted({chunk.document for chunk in stored.values()}))
-    documents = {d.id: d for d in index.documents(Filters(documents=wanted))} if wanted else {}
-    hits = []
-    for number, score in ranked:
-        chunk = stored.get(number)
-        if chunk is None or chunk.document not in documents:  # removed since it was found
-            continue
-        section = section_of(index, chunk)
-        hits.append(Hit(chunk, documents[chunk.document], score, lexical.get(number), dense.get(number), section))
-    return hits
-
-
-def section_of(index: Index, chunk: StoredChunk) -> tuple[StoredChunk, ...]:
-    """The chunks of a chunk's section, itself among them."""
-    section = index.section(chunk.document, chunk.chunk.section)
-    return tuple(section) if any(other.id == chunk.id for other in section) else (chunk,)
 
 
 def passages_of(hits: Sequence[Hit], limit: int) -> list[Hit]:

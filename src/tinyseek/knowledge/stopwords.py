@@ -44,4 +44,4 @@ def content_words(text: str) -> list[str]:
 
 def is_chinese(text: str) -> bool:
     """Whether a text is Chinese rather than written in letters: two Chinese characters count as much as one spelt word."""
-    return len(_HAN.findall(text)) > 2 * len(_SPELT.findall(text))
+    return not text.isascii() and len(_HAN.findall(text)) > 2 * len(_SPELT.findall(text))

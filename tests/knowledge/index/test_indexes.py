@@ -207,6 +207,40 @@ def test_sections_and_neighbours(reopen: Reopen) -> None:
     assert [c.number for c in index.chunks_between(made, 6, 99)] == [6, 7]
 
 
+def test_several_sections_at_once_are_each_one_whole(reopen: Reopen) -> None:
+    """Sections that end near the passage, and one that goes on far behind it, after it and before it."""
+    index = reopen()
+    lengths = (2, 1, 200, 70, 3)
+    chunks = [Chunk(f"c{n}", section=section) for section, length in enumerate(lengths) for n in range(length)]
+    for name in ("a", "b"):
+        index.put(StoredDocument(f"/{name}", name, "", 0, "text"), chunks, vectors_of(chunks))
+    asked = [
+        c for d in index.documents() for c in index.chunks_of(d.id) if c.number in (0, 2, 3, 100, 202, 203, 272, 275)
+    ]
+    assert index.sections_of([]) == {}
+    for some in (asked, asked[::-1], asked[2:3]):
+        found = index.sections_of(some)
+        assert set(found) == {(c.document, c.chunk.section) for c in some}
+        assert all(section == index.section(*key) for key, section in found.items())
+
+
+def test_words_and_vectors_of_chunks(reopen: Reopen) -> None:
+    index, other = reopen(), reopen()
+    put(index, "a", "lift of a wing, a wing", "热流过平板", "", title="Flows")
+    ids = [c.id for c in index.chunks_of(index.documents()[0].id)]
+    found = index.words_of([*ids[1:], ids[0], 10**9])
+    expected = [frozenset(words(text)) for text in ("flows lift of a wing", "flows 热流过平板", "flows")]
+    assert [found[i] for i in ids] == expected
+    assert index.words_of([]) == {}
+    queries_QW = EMBEDDER.queries(["wing", "热", "nothing of it"])
+    assert index.dense_each(queries_QW, 3) == [index.dense(query_W, 3) for query_W in queries_QW]
+    loaded, fresh = index.vectors([*ids, 999]), other.vectors([*ids, 999])  # out of memory, and out of the file
+    assert loaded.keys() == fresh.keys() == set(ids)
+    assert all(np.array_equal(loaded[i], fresh[i]) for i in ids)
+    index.remove([index.documents()[0].id])
+    assert index.vectors(ids) == index.words_of(ids) == {}
+
+
 def test_what_replaces_a_document_takes_its_id_and_its_chunks_are_new(reopen: Reopen) -> None:
     index = reopen()
     made = put(index, "a", "alpha", "beta")

@@ -73,9 +73,9 @@ def test_a_random_history_ends_as_a_plain_product(kind: Kind, seed: int) -> None
             c: row @ query_W for c, (d, row) in plain.items() if d in documents and (not pages or 1 <= c % 7 <= 3)
         }
         expected = sorted(allowed.items(), key=lambda pair: (-pair[1], pair[0]))[:5]
-        found = matrix.search(query_W, 5, documents, pages)
+        found = matrix.search(query_W[None], 5, documents, pages)[0]
         assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=0.005)
-        everything = matrix.search(query_W, 1000)
+        everything = matrix.search(query_W[None], 1000)[0]
         assert {chunk for chunk, _ in everything} == set(plain)
         assert [s for _, s in everything] == sorted((s for _, s in everything), reverse=True)
 
@@ -84,8 +84,8 @@ def test_equals_come_in_the_order_of_their_age() -> None:
     matrix = Matrix(WIDTH, "int8")
     one_W = units(np.random.default_rng(0), 1)[0]
     add(matrix, 1, np.stack([one_W] * 20), "int8")
-    assert [chunk for chunk, _ in matrix.search(one_W, 7)] == [1, 2, 3, 4, 5, 6, 7]
-    assert matrix.search(one_W, 0) == []
+    assert [chunk for chunk, _ in matrix.search(one_W[None], 7)[0]] == [1, 2, 3, 4, 5, 6, 7]
+    assert matrix.search(one_W[None], 0) == [[]]
 
 
 @pytest.mark.parametrize("kind", ["int8", "float32"])
@@ -104,14 +104,14 @@ def test_signs_find_nearly_all_of_the_nearest(kind: Kind) -> None:
         following += 6000
     shares = []
     for topic_W in topics_TW[:60]:
-        expected = [chunk for chunk, _ in exact.search(topic_W, 10)]
-        found = fast.search(topic_W, 10)
+        expected = [chunk for chunk, _ in exact.search(topic_W[None], 10)[0]]
+        found = fast.search(topic_W[None], 10)[0]
         assert all(chunk % 6000 == 0 or chunk % 6000 > 501 for chunk, _ in found)
         shares.append(len(set(expected) & {chunk for chunk, _ in found}) / 10)
     print("share", np.mean(shares))
     assert np.mean(shares) > 0.93
     begun = time.thread_time()
-    exact.search(topics_TW[0], 10)
+    exact.search(topics_TW[:1], 10)
     middle = time.thread_time()
-    fast.search(topics_TW[0], 10)
+    fast.search(topics_TW[:1], 10)
     print("ms", (middle - begun) * 1e3, (time.thread_time() - middle) * 1e3)

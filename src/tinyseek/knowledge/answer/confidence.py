@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tinyseek.knowledge.segment import words
 from tinyseek.knowledge.stopwords import is_chinese
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 FITTED = (
     "multilingual-e5-small-q4"  # whose cosines these weights know; with another embedder, words alone are judged by
 )
-_HEAD, _READ = 10, 3  # hits that are not the background; hits whose words are looked at
+_HEAD, READ = 10, 3  # hits that are not the background; hits whose words are looked at
 FEATURES = ("nearest", "background", "covered", "covered_together", "unknown", "agreed", "asked")
 # By way (across languages or not), by whether the question is Chinese, and by what the search had: both halves, meaning, words.
 # FEATURES in order, then the constant.
@@ -92,26 +91,24 @@ def evidence(
     how: str,
     hits: Sequence[Hit],
     dense: Mapping[int, float],
+    held: Sequence[frozenset[str]],
     stands: Callable[[Sequence[str]], bool],
 ) -> Evidence:
     """Of one way's hits.
 
     Args:
         meant: for each word of the question, the words that it may be found by.
+        held: the words of the first `READ` hits.
         dense: the cosines of all that meaning found, by chunk.
         stands: whether any passage has one of these words.
     """
-    texts = [
-        frozenset(words("\n".join((hit.document.title, *hit.chunk.chunk.path, hit.chunk.chunk.text))))
-        for hit in hits[:_READ]
-    ]
     cosines = sorted(dense.values(), reverse=True)
     behind = cosines[_HEAD:] or cosines
 
-    def share(held: frozenset[str]) -> float:
-        return sum(any(word in held for word in group) for group in meant) / len(meant) if meant else 0.0
+    def share(words: frozenset[str]) -> float:
+        return sum(any(word in words for word in group) for group in meant) / len(meant) if meant else 0.0
 
-    together: frozenset[str] = frozenset().union(*texts)
+    together: frozenset[str] = frozenset().union(*held)
     missing = [group for group in meant if group and together.isdisjoint(group)]
     return Evidence(
         across,
@@ -119,7 +116,7 @@ def evidence(
         how,
         nearest=max((hit.dense or 0.0 for hit in hits), default=0.0),
         background=sum(behind) / len(behind) if behind else 0.0,
-        covered=max(map(share, texts), default=0.0),
+        covered=max(map(share, held), default=0.0),
         covered_together=share(together),
         unknown=sum(not stands(group) for group in missing) / len(meant) if meant else 0.0,
         agreed=hits[0].score if hits else 0.0,

@@ -86,6 +86,13 @@ class Filters:
 
 
 ALL = Filters()
+NEAR = 64  # chunks before and behind one that its section is looked for among, before its whole document is
+
+
+def whole(near: Sequence[StoredChunk], chunk: StoredChunk) -> bool:
+    """Whether those of a chunk's section that are within `NEAR` of it are all of the section: it does not go on behind them."""
+    numbers = [stored.number for stored in near]
+    return not numbers or (min(numbers) > chunk.number - NEAR and max(numbers) < chunk.number + NEAR)
 
 
 class Index(ABC):
@@ -149,6 +156,15 @@ class Index(ABC):
         """The chunks of one section, in order: what an answer reads of a chunk that was found."""
         return [stored for stored in self.chunks_of(document) if stored.chunk.section == section]
 
+    def sections_of(self, chunks: Sequence[StoredChunk]) -> dict[tuple[int, int], list[StoredChunk]]:
+        """The sections of several chunks, each by its document and number."""
+        wanted = dict.fromkeys((stored.document, stored.chunk.section) for stored in chunks)
+        return {key: self.section(*key) for key in wanted}
+
+    def words_of(self, ids: Sequence[int]) -> dict[int, frozenset[str]]:
+        """The different words that those of these chunks that are there are found by."""
+        raise NotImplementedError
+
     def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         """The vectors of those chunks that are there, of length 1."""
         raise NotImplementedError
@@ -164,6 +180,12 @@ class Index(ABC):
     @abstractmethod
     def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
         """Chunks by cosine: ids and cosines, best first."""
+
+    def dense_each(
+        self, vectors_QW: NDArray[np.float32], limit: int, filters: Filters = ALL
+    ) -> list[list[tuple[int, float]]]:
+        """`dense` of several vectors."""
+        return [self.dense(vector_W, limit, filters) for vector_W in vectors_QW]
 
     @abstractmethod
     def count(self) -> tuple[int, int]:

@@ -65,9 +65,5 @@ class Question:
             average: length of all chunks.
         """
         norm = K1 * (1 - B + B * length / max(average, 1e-9))
-        spaced = f" {text.replace(' ', '  ')} "  # so that neighbours do not share a blank
-        added = 0.0
-        for word, weight in self.common.items():
-            count = spaced.count(f" {word} ")
-            added += weight * count / (count + norm)
-        return added
+        there = [word for word in text.split(" ") if word in self.common]
+        return sum(self.common[word] * (count := there.count(word)) / (count + norm) for word in set(there))

@@ -21,7 +21,7 @@ from tinyseek.errors import UserError
 from tinyseek.knowledge import segment
 from tinyseek.knowledge.chunks import searched
 from tinyseek.knowledge.index import bm25
-from tinyseek.knowledge.index.base import ALL, Chunk, Filters, Index, StoredChunk, StoredDocument
+from tinyseek.knowledge.index.base import ALL, NEAR, Chunk, Filters, Index, StoredChunk, StoredDocument, whole
 from tinyseek.knowledge.index.filters import Facts, admitted, restricts
 from tinyseek.knowledge.index.rows import (
     CHUNK,
@@ -444,6 +444,33 @@ class PostgresIndex(Index):
 
     def section(self, document: int, section: int) -> list[StoredChunk]:
         return self._chunks_where("document = %s AND section = %s", document, section)
+
+    def sections_of(self, chunks: Sequence[StoredChunk]) -> dict[tuple[int, int], list[StoredChunk]]:
+        wanted = {(stored.document, stored.chunk.section): stored for stored in chunks}
+        found: dict[tuple[int, int], list[StoredChunk]] = {key: [] for key in wanted}
+        with self._read() as db:
+            rows = self._all(
+                db,
+                f"SELECT {CHUNK} FROM unnest(%s::bigint[], %s::int[], %s::int[]) AS w (of, part, around) JOIN {{chunks}}"
+                f" ON document = of AND section = part AND number BETWEEN around - {NEAR} AND around + {NEAR}"
+                " ORDER BY document, number",
+                [document for document, _ in wanted],
+                [section for _, section in wanted],
+                [stored.number for stored in wanted.values()],
+            )
+        for stored in map(read_chunk, rows):
+            found[stored.document, stored.chunk.section].append(stored)
+        return {key: near if whole(near, wanted[key]) else self.section(*key) for key, near in found.items()}
+
+    def words_of(self, ids: Sequence[int]) -> dict[int, frozenset[str]]:
+        with self._read() as db:
+            rows = self._all(
+                db,
+                "SELECT p.chunk, array_agg(t.term) AS words FROM {postings} AS p JOIN {terms} AS t ON t.id = p.term"
+                " WHERE p.chunk = ANY(%s) GROUP BY p.chunk",
+                list(ids),
+            )
+        return {row["chunk"]: frozenset(row["words"]) for row in rows}
 
     def _chunks_where(self, condition: str, *values: int) -> list[StoredChunk]:
         with self._read() as db:

@@ -25,8 +25,9 @@ from tinyseek.errors import UserError
 from tinyseek.knowledge import segment
 from tinyseek.knowledge.chunks import searched
 from tinyseek.knowledge.index import bm25
-from tinyseek.knowledge.index.base import ALL, Chunk, Filters, Index, StoredChunk, StoredDocument
+from tinyseek.knowledge.index.base import ALL, NEAR, Chunk, Filters, Index, StoredChunk, StoredDocument, whole
 from tinyseek.knowledge.index.filters import Facts, admitted, restricts
+from tinyseek.knowledge.index.postings import TABLE, Postings
 from tinyseek.knowledge.index.rows import (
     CHUNK,
     CHUNK_COLUMNS,
@@ -77,7 +78,7 @@ CREATE TABLE changes (
 """
 _LOG = 20_000  # changes that are kept; who missed more reads everything anew
 _IDLE = 4  # connections kept for reading
-_VARIABLES = 500  # of one statement
+_VARIABLES = 300  # rows that one statement asks for
 
 
 class SqliteIndex(Index):
@@ -93,6 +94,7 @@ class SqliteIndex(Index):
         self._writing, self._loading, self._pooling = threading.RLock(), threading.Lock(), threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._matrix: Matrix | None = None
+        self._postings = Postings()
         self._light: tuple[int, list[Facts]] = (-1, [])
         self._closed = False
         with self._told():
@@ -109,8 +111,7 @@ class SqliteIndex(Index):
         db.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-8000", "trusted_schema=OFF"):
             db.execute(f"PRAGMA {pragma}")
-        # FTS5's own list of where each word stands: read as it is, it is an eighth of the work of FTS5's ranking.
-        db.execute("CREATE VIRTUAL TABLE temp.places USING fts5vocab(main, words, instance)")
+        db.execute(TABLE)
         return db
 
     def _prepare(self) -> None:
@@ -391,6 +392,30 @@ class SqliteIndex(Index):
     def section(self, document: int, section: int) -> list[StoredChunk]:
         return self._chunks_where("document = ? AND section = ?", document, section)
 
+    def sections_of(self, chunks: Sequence[StoredChunk]) -> dict[tuple[int, int], list[StoredChunk]]:
+        wanted = {(stored.document, stored.chunk.section): stored for stored in chunks}
+        found: dict[tuple[int, int], list[StoredChunk]] = {key: [] for key in wanted}
+        with self._read() as db:
+            for part in _parts([*wanted.values()]):
+                rows = db.execute(
+                    f"SELECT {CHUNK} FROM (VALUES {', '.join(['(?, ?, ?)'] * len(part))}) AS w JOIN chunks"
+                    f" ON document = column1 AND section = column2 AND number BETWEEN column3 - {NEAR} AND column3 + {NEAR}"
+                    " ORDER BY document, number",
+                    [value for stored in part for value in (stored.document, stored.chunk.section, stored.number)],
+                )
+                for stored in map(read_chunk, rows):
+                    found[stored.document, stored.chunk.section].append(stored)
+        return {key: near if whole(near, wanted[key]) else self.section(*key) for key, near in found.items()}
+
+    def words_of(self, ids: Sequence[int]) -> dict[int, frozenset[str]]:
+        found: dict[int, frozenset[str]] = {}
+        with self._read() as db:
+            for part in _parts(ids):
+                marks = ", ".join("?" * len(part))
+                rows = db.execute(f"SELECT rowid, text FROM words WHERE rowid IN ({marks})", part)
+                found |= {row["rowid"]: frozenset(row["text"].split()) for row in rows}
+        return found
+
     def _chunks_where(self, condition: str, *values: int) -> list[StoredChunk]:
         with self._read() as db:
             rows = db.execute(f"SELECT {CHUNK} FROM chunks WHERE {condition} ORDER BY number", values)
@@ -399,6 +424,9 @@ class SqliteIndex(Index):
     def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         found: dict[int, NDArray[np.float32]] = {}
         with self._read() as db:
+            matrix = self._matrix
+            if matrix is not None and matrix.revision == _revision(db):
+                return matrix.vectors(ids)
             for part in _parts(ids):
                 marks = ", ".join("?" * len(part))
                 rows = db.execute(f"SELECT chunk, vector FROM vectors WHERE chunk IN ({marks})", part).fetchall()
@@ -437,12 +465,13 @@ class SqliteIndex(Index):
                 marks = ", ".join("?" * len(part))
                 known |= dict(map(tuple, db.execute(f"SELECT term, chunks FROM terms WHERE term IN ({marks})", part)))
             question = bm25.Question.of(asked, known, totals["chunks"])
+            revision = _revision(db)
             matrix = self._followed(db)
             if not question.sought or matrix is None:
                 return []
             average = totals["words"] / max(totals["chunks"], 1)
             found = matrix.scored(
-                ((weight, *_postings(db, word)) for word, weight in question.sought.items()),
+                ((weight, *self._postings.of(db, revision, word)) for word, weight in question.sought.items()),
                 average,
                 max(bm25.CANDIDATES, 2 * limit) if question.common else limit,
                 self._allowed(db, filters),
@@ -467,10 +496,17 @@ class SqliteIndex(Index):
             )
 
     def dense(self, vector_W: NDArray[np.float32], limit: int, filters: Filters = ALL) -> list[tuple[int, float]]:
+        return self.dense_each(np.asarray(vector_W)[None], limit, filters)[0]
+
+    def dense_each(
+        self, vectors_QW: NDArray[np.float32], limit: int, filters: Filters = ALL
+    ) -> list[list[tuple[int, float]]]:
         with self._read() as db:
             allowed = self._allowed(db, filters)
             matrix = self._followed(db)
-        return matrix.search(vector_W, limit, allowed, filters.pages) if matrix is not None else []
+        return (
+            matrix.search(vectors_QW, limit, allowed, filters.pages) if matrix is not None else [[] for _ in vectors_QW]
+        )
 
     def _allowed(self, db: sqlite3.Connection, filters: Filters) -> NDArray[np.int64] | None:
         """The ids of the documents that may be found; None for all."""
@@ -519,15 +555,6 @@ class SqliteIndex(Index):
             known_N5 = np.array([tuple(row)[:5] for row in part], np.int64)
             pages_N2, words_N = known_N5[:, 2:4].astype(np.int32), known_N5[:, 4].astype(np.int32)
             matrix.add(known_N5[:, 0], known_N5[:, 1], pages_N2, words_N, [row["vector"] for row in part])
-
-
-def _postings(db: sqlite3.Connection, word: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The chunks that a word stands in, ascending, and how often."""
-    # As one string: a row for each place, fetched one by one, would take three times as long.
-    text = db.execute("SELECT group_concat(doc) FROM places WHERE term = ?", (word,)).fetchone()[0]
-    chunks_M = np.fromstring(text or "", np.int64, sep=",")
-    first_N = np.flatnonzero(np.diff(chunks_M, prepend=-1))
-    return chunks_M[first_N], np.diff(first_N, append=len(chunks_M))
 
 
 def _log(db: sqlite3.Connection, what: str, first: int, last: int) -> None:

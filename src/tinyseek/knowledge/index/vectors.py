@@ -11,9 +11,9 @@ twenty-fifth of the rows, and 60 without. Source: Charikar 2002, for planes thro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,12 +177,14 @@ class Matrix:
 
     def search(
         self,
-        vector_W: NDArray[np.float32],
+        vectors_QW: NDArray[np.float32],
         limit: int,
         documents: NDArray[np.int64] | None = None,
         pages: tuple[int, int] | None = None,
-    ) -> list[tuple[int, float]]:
-        """The nearest chunks: ids and cosines, best first; of equals the older first.
+    ) -> list[list[tuple[int, float]]]:
+        """The nearest chunks to each vector: ids and cosines, best first; of equals the older first.
+
+        The rows are read once for all vectors: two take 13 ms where one takes 11.
 
         Args:
             documents: only theirs, ids ascending.
@@ -191,24 +193,31 @@ class Matrix:
         signs, rows = self._signs, self._rows
         count = rows.count
         if not count or limit < 1:
-            return []
+            return [[] for _ in vectors_QW]
+        queries_QW = np.asarray(vectors_QW, np.float32)
         chosen = self._chosen(rows, documents, pages)
-        query_W = np.asarray(vector_W, np.float32)
         if chosen is None and signs is not None and signs.rows is rows:
-            chosen = signs.nearest(query_W, max(count // _SHARE, _LEAST, 20 * limit))
-        if chosen is None:
-            scores_N = _products(rows.codes_NW[:count], query_W) * rows.scales_N[:count]
-            scores_N[rows.scales_N[:count] == 0] = -np.inf
-            ids_N = rows.ids_N[:count]
-        else:
-            scores_N = _products(rows.codes_NW[chosen], query_W) * rows.scales_N[chosen]
-            scores_N[rows.scales_N[chosen] == 0] = -np.inf
-            ids_N = rows.ids_N[chosen]
-        return _best(ids_N, scores_N, limit)
+            near = (signs.nearest(query_W, max(count // _SHARE, _LEAST, 20 * limit)) for query_W in queries_QW)
+            return [
+                _nearest(rows, chosen, query_1W, limit)[0]
+                for chosen, query_1W in zip(near, queries_QW[:, None], strict=True)
+            ]
+        return _nearest(rows, slice(count) if chosen is None else chosen, queries_QW, limit)
+
+    def vectors(self, chunks: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """The unit vectors of those chunks that are there."""
+        rows, wanted_M = self._rows, np.unique(np.asarray(chunks, np.int64))
+        ids_N = rows.ids_N[: rows.count]
+        at_M = np.searchsorted(ids_N, wanted_M)
+        at_M = at_M[at_M < rows.count]
+        at_M = at_M[(ids_N[at_M] == wanted_M[: len(at_M)]) & (rows.scales_N[at_M] != 0)]
+        found_MW = rows.codes_NW[at_M].astype(np.float32)
+        found_MW /= np.maximum(np.linalg.norm(found_MW, axis=1, keepdims=True), 1e-12)
+        return dict(zip(ids_N[at_M].tolist(), found_MW, strict=True))
 
     def scored(
         self,
-        postings: Iterable[tuple[float, NDArray[np.int64], NDArray[np.int64]]],
+        postings: Iterable[tuple[float, NDArray[np.int64], NDArray[np.int32]]],
         average: float,
         limit: int,
         documents: NDArray[np.int64] | None = None,
@@ -223,16 +232,18 @@ class Matrix:
         rows, count = self._rows, self._rows.count
         if not count or limit < 1:
             return []
+        weights, chunks, counts = zip(*postings, strict=True)
         ids_N = rows.ids_N[:count]
-        scores_N = np.zeros(count, np.float32)
-        norms_N = (K1 * (1 - B) + K1 * B / max(average, 1e-9) * rows.words_N[:count]).astype(np.float32)
+        chunks_M, often_M = np.concatenate(chunks), np.concatenate(counts).astype(np.float32)
+        weights_M = np.repeat(np.array(weights, np.float32), [len(part) for part in chunks])
         unbroken = int(ids_N[-1] - ids_N[0]) == count - 1
-        for weight, chunks_M, counts_M in postings:
-            at_M = chunks_M - ids_N[0] if unbroken else np.searchsorted(ids_N, chunks_M)
-            there_M = (at_M >= 0) & (at_M < count)  # what another has added or taken meanwhile is left out
-            there_M[there_M] = ids_N[at_M[there_M]] == chunks_M[there_M]
-            at_M, often_M = at_M[there_M], counts_M[there_M].astype(np.float32)
-            scores_N[at_M] += np.float32(weight) * often_M / (often_M + norms_N[at_M])
+        at_M = chunks_M - ids_N[0] if unbroken else np.searchsorted(ids_N, chunks_M)
+        there_M = (at_M >= 0) & (at_M < count)  # what another has added or taken meanwhile is left out
+        there_M[there_M] = ids_N[at_M[there_M]] == chunks_M[there_M]
+        at_M, often_M, weights_M = at_M[there_M], often_M[there_M], weights_M[there_M]
+        norms_M = np.float32(K1 * (1 - B)) + np.float32(K1 * B / max(average, 1e-9)) * rows.words_N[at_M]
+        scores_N = np.zeros(count)
+        scores_N += np.bincount(at_M, weights_M * often_M / (often_M + norms_M), count)
         scores_N[rows.scales_N[:count] == 0] = 0
         chosen = self._chosen(rows, documents, pages)
         found = np.flatnonzero(scores_N) if chosen is None else chosen[scores_N[chosen] > 0]
@@ -295,21 +306,31 @@ def _packed_signs(values_NW: NDArray[np.float32]) -> NDArray[np.uint64]:
     return np.pad(bits_NB, ((0, 0), (0, -bits_NB.shape[1] % 8))).view(np.uint64)
 
 
-def _products(codes_NW: NDArray[np.int8] | NDArray[np.float32], query_W: NDArray[np.float32]) -> NDArray[np.float32]:
-    if codes_NW.dtype == np.float32:
-        products_N: NDArray[np.float32] = codes_NW @ query_W
-        return products_N
-    found_N = np.empty(len(codes_NW), np.float32)
+def _nearest(
+    rows: _Rows, chosen: slice | NDArray[np.intp], queries_QW: NDArray[np.float32], limit: int
+) -> list[list[tuple[int, float]]]:
+    """Of some rows the nearest to each query."""
+    scales_N, ids_N = rows.scales_N[chosen], rows.ids_N[chosen]
+    scores_QN = _products(rows.codes_NW[chosen], queries_QW) * scales_N
+    scores_QN[:, scales_N == 0] = -np.inf
+    return [_best(ids_N, scores_N, limit) for scores_N in scores_QN]
+
+
+def _products(codes_NW: NDArray[np.int8] | NDArray[np.float32], queries_QW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each query with each row [Q, N]; a query's are the same bits whatever is asked beside it."""
+    found_QN = np.empty((len(queries_QW), len(codes_NW)), np.float32)
     wide_BW = np.empty((min(_BLOCK, len(codes_NW)), codes_NW.shape[1]), np.float32)
     for start in range(0, len(codes_NW), _BLOCK):
-        codes_BW = codes_NW[start : start + _BLOCK]
-        part_BW = wide_BW[: len(codes_BW)]
-        np.copyto(part_BW, codes_BW)
-        np.dot(part_BW, query_W, out=found_N[start : start + len(codes_BW)])
-    return found_N
+        part_BW = codes_NW[start : start + _BLOCK]
+        if part_BW.dtype != np.float32:
+            np.copyto(wide_BW[: len(part_BW)], part_BW)
+            part_BW = wide_BW[: len(part_BW)]
+        for query_W, found_N in zip(queries_QW, found_QN, strict=True):
+            np.dot(part_BW, query_W, out=found_N[start : start + len(part_BW)])
+    return found_QN
 
 
-def _best(ids_N: NDArray[np.int64], scores_N: NDArray[np.float32], limit: int) -> list[tuple[int, float]]:
+def _best(ids_N: NDArray[np.int64], scores_N: NDArray[np.floating[Any]], limit: int) -> list[tuple[int, float]]:
     if limit < len(scores_N):
         least = np.partition(scores_N, len(scores_N) - limit)[len(scores_N) - limit]
         near = np.flatnonzero(scores_N >= least)

@@ -6,12 +6,14 @@ import random
 from pathlib import Path
 
 import pytest
+import rl_toys
 from html_pages import HOSTILE, safe
 
 from tinyseek import artifact
 from tinyseek.evaluate.options import ReportSettings
 from tinyseek.evaluate.report import write_report
 from tinyseek.evaluate.words import Words
+from tinyseek.tune.rl import ppo
 
 
 def make(run, name, kind, inputs=None, figures=None, files=None):
@@ -205,6 +207,61 @@ def test_a_classifier(tmp_path):
     for fact in ("98.0\u00a0%", "71.0\u00a0%", "195", "0.9800", "97.5\u00a0%", "4 left out as too long"):
         assert fact in reader.said, fact
     assert "What is taken for what" in reader.words
+
+
+def test_what_a_real_stage_of_values_logs_is_drawn(tmp_path):
+    """By the names that PPO gives its figures, not by those that this page would like."""
+    made = rl_toys.make(tmp_path / "made")
+    ppo.build(rl_toys.ppo_settings(made, steps=2, kl_coef=0.1), tmp_path / "run" / "ppo")
+    write_report(tmp_path / "run", tmp_path / "page.html")
+    words = safe((tmp_path / "page.html").read_text(encoding="utf-8")).words
+    for title in (
+        "reward",
+        "value",
+        "loss of the value",
+        "explained variance",
+        "divergence from the start (KL)",
+        "entropy",
+    ):
+        assert title in words, title
+
+
+def test_a_student_is_measured_from_its_teacher_and_a_reward_model_by_its_pairs(tmp_path):
+    steps = range(1, 30)
+    student = [
+        {"step": s, "loss": 1 / s, "kl": 2 / s, "agreement": 1 - 0.9 / s, "tokens": 9 * s, "seconds": s} for s in steps
+    ]
+    rewards = [
+        {"step": s, "loss": 1 / s, "accuracy": 0.9, "margin": s / 9, "tokens": 9 * s, "seconds": s} for s in steps
+    ]
+    make(tmp_path / "run", "small", "distill", files={"metrics.jsonl": lines_of(student)})
+    make(tmp_path / "run", "judge", "reward", files={"metrics.jsonl": lines_of(rewards)})
+    write_report(tmp_path / "run", tmp_path / "page.html")
+    words = safe((tmp_path / "page.html").read_text(encoding="utf-8")).words
+    assert {"divergence from the teacher", "same likeliest token as the teacher", "accuracy", "difference"} <= set(
+        words
+    )
+    assert "divergence from the start (KL)" not in words
+
+
+def test_a_model_is_not_held_against_one_that_it_has_nothing_to_do_with(tmp_path):
+    for name, source in (("big", None), ("dpo", "big"), ("small", None), ("student", "small"), ("control", "small")):
+        make(
+            tmp_path / "run",
+            name,
+            "sft" if source else "pretrain",
+            {"model": tmp_path / "run" / source} if source else None,
+        )
+    overs = {"dpo": "big", "student": "dpo", "control": "student"}
+    keys = {name: artifact.read(tmp_path / "run" / name).key for name in ("big", *overs)}
+    entries = [scored(name, key, 0.5, over=overs.get(name)) for name, key in keys.items()]
+    roles = {f"models.{i}": tmp_path / "run" / name for i, name in enumerate(keys)}
+    make(tmp_path / "run", "eval", "eval", roles, files={"scores.json": {"models": entries}, "samples.jsonl": ""})
+    write_report(tmp_path / "run", tmp_path / "page.html")
+    said_there = safe((tmp_path / "page.html").read_text(encoding="utf-8")).said
+    assert "over big" in said_there
+    assert "over student" in said_there
+    assert "over dpo" not in said_there
 
 
 def test_damaged_files_leave_gaps(tmp_path):

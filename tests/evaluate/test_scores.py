@@ -13,7 +13,7 @@ from tinyseek.evaluate.answers import Asked, ask, in_form
 from tinyseek.evaluate.estimates import pass_at_k
 from tinyseek.evaluate.options import EvalSettings, model_names
 from tinyseek.evaluate.perplexity import bits_per_byte
-from tinyseek.evaluate.scores import build, score_tasks
+from tinyseek.evaluate.scores import _before, build, score_tasks
 from tinyseek.model.config import ModelConfig
 from tinyseek.model.transformer import CausalLM
 from tinyseek.text.chat import encode_prompt
@@ -217,3 +217,17 @@ def test_what_is_missing_is_named_and_nothing_is_harmed(run, tmp_path, change, m
         build(settings_for(run).model_copy(update=change), tmp_path / "eval")
     assert artifact.read(tmp_path / "eval").key == before
     assert [path.name for path in tmp_path.iterdir()] == ["eval"]
+
+
+def test_a_model_is_held_against_what_it_was_made_from_or_its_last_sibling(tmp_path):
+    def make(name, source=None):
+        with artifact.writing(tmp_path / name, "sft", {"name": name}, {"model": tmp_path / source} if source else {}):
+            pass
+
+    for name, source in (("small", None), ("big", None), ("sft", "big"), ("student", "small"), ("control", "small")):
+        make(name, source)
+    paths = {path.name: path for path in tmp_path.iterdir()}
+    assert _before(paths["sft"], paths, ["student", "big"]) == "big"
+    assert _before(paths["control"], paths, ["big", "student", "sft"]) == "student"
+    assert _before(paths["student"], paths, ["big", "sft"]) == "sft"
+    assert _before(paths["big"], paths, ["sft", "small"]) == "small"

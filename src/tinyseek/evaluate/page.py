@@ -190,7 +190,7 @@ svg .band { opacity: .16; }
 .mark { font-weight: 700; margin-left: 6px; } .right { color: var(--right); } .wrong { color: var(--wrong); }
 details { margin-top: 8px; } summary { cursor: pointer; color: rgb(var(--deep)); font-size: 14px; }
 .quote { background: var(--wash); border-radius: 8px; padding: 8px 12px; font-size: 13px; margin-top: 8px;
-  max-height: 9.5em; overflow: auto; }
+  max-height: 15em; overflow: auto; }
 .quote small { display: block; color: var(--faint); }
 pre { background: var(--wash); border-radius: 8px; padding: 10px 12px; font-size: 12.5px; overflow-x: auto; margin: 8px 0 0; }
 code { font: 12.5px ui-monospace, "SF Mono", Menlo, Consolas, monospace; color: var(--soft); overflow-wrap: anywhere; }

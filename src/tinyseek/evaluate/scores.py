@@ -252,13 +252,25 @@ def _keep(samples: list[dict[str, Any]], name: str, found: TaskScore) -> None:
 
 
 def _before(path: Path, paths: dict[str, Path], answered: Sequence[str]) -> str:
-    """Which model's scores a model's are held against: the one it was made from, or else the one before it in the list."""
+    """Which model's scores a model's are held against: the one it was made from; else the last before it that was made from the
+    same; else the one before it in the list."""
+    made_from = _made_from(path)
+    if made_from is not None:
+        parents = [name for name in answered if artifact.key_of(paths[name]) == made_from]
+        siblings = [name for name in answered if _made_from(paths[name]) == made_from]
+        for found in (parents[:1], siblings[-1:]):
+            if found:
+                return found[0]
+    return answered[-1]
+
+
+def _made_from(path: Path) -> str | None:
+    """The key of the model that a model was made from; none where it is not known."""
     try:
         inputs = artifact.read(path).inputs
     except UserError:
-        inputs = {}
-    made_from = inputs["model"].key if "model" in inputs else None
-    return next((name for name in answered if made_from and artifact.key_of(paths[name]) == made_from), answered[-1])
+        return None
+    return inputs["model"].key if "model" in inputs else None
 
 
 def _gains(over: str, before: TaskScore, after: TaskScore) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Panel:
 
     title: str
     lines: tuple[tuple[str, str], ...]
+    distilled: bool | None = None  # only of a student (True), never of one (False)
 
 
 # The names are TRL's where it has one.
@@ -51,15 +52,23 @@ PANELS = (
     ),
     Panel(
         "reward of the better and the worse answer",
-        (("rewards/chosen", "better"), ("rewards/rejected", "worse"), ("rewards/margins", "difference")),
+        (
+            ("rewards/chosen", "better"),
+            ("rewards/rejected", "worse"),
+            ("rewards/margins", "difference"),
+            ("margin", "difference"),
+            ("val_margin", "held out"),
+        ),
     ),
     Panel(
         "tokens an answer",
         (("completions/mean_length", "mean"), ("completions/mean_terminated_length", "of those that ended")),
     ),
-    Panel("divergence from the start (KL)", (("kl", "KL"), ("objective/kl", "KL"))),
+    Panel("divergence from the start (KL)", (("kl", "KL"), ("objective/kl", "KL")), distilled=False),
+    Panel("divergence from the teacher", (("kl", "training"), ("val_kl", "validation")), distilled=True),
+    Panel("same likeliest token as the teacher", (("agreement", "training"), ("val_agreement", "validation"))),
     Panel("entropy", (("entropy", "entropy"),)),
-    Panel("value", (("loss/value_avg", "loss of the value"), ("val/explained_variance", "explained variance"))),
+    Panel("value", (("loss/value", "loss of the value"), ("value/explained_variance", "explained variance"))),
     Panel(
         "prompts that teach nothing",
         (("frac_reward_zero_std", "all answers rewarded alike"), ("completions/clipped_ratio", "answers cut off")),
@@ -96,7 +105,8 @@ def learning(run: Run, t: Words) -> Html:
     if not narrow and not parts:
         return Html("")
     about = t(
-        "Cross-entropy of the next token, in nats. The pale band is how far single steps stray from the mean that is drawn."
+        "The loss of a language model is the cross-entropy of the next token, in nats. The pale band is how far single steps stray "
+        "from the mean that is drawn."
     )
     if parts:
         about += " " + t("Where a model learns by rewards, the reward tells, and not the loss.")
@@ -106,8 +116,11 @@ def learning(run: Run, t: Words) -> Html:
 def _panels(records: Records, kind: str, t: Words) -> list[tuple[str, Html]]:
     """The pictures that a stage's metrics make."""
     by_reward = kind in _BY_REWARD or any("reward" in record for record in records)
+    student = kind == "distill" or any("agreement" in record for record in records)
     drawn = []
     for panel in PANELS:
+        if panel.distilled not in (None, student):
+            continue
         if (panel.title == "loss" and by_reward) or (panel.title in _SAID_ELSEWHERE and not by_reward):
             continue
         lines: list[charts.Line] = []

@@ -9,9 +9,12 @@ from pathlib import Path
 from tinyseek import artifact
 from tinyseek.artifact import Manifest
 from tinyseek.evaluate.cards.numbers import duration, when
+from tinyseek.evaluate.cards.reading import as_float
 from tinyseek.evaluate.cards.run import Run
 from tinyseek.evaluate.page import Html, card, el, join, section
 from tinyseek.evaluate.words import Words
+
+_IF_ANY = ("dropped", "truncated", "cut", "unreadable", "repeated")  # counts that are told where there are some
 
 
 def lineage(run: Run, t: Words) -> Html:
@@ -54,7 +57,9 @@ def _ancestor(depth: int, path: Path, manifest: Manifest, again: bool, t: Words)
     if again:
         about = join(title, el("span", t("see above"), class_="pending"))
     else:
-        facts = " · ".join([when(manifest.created), duration(manifest.seconds), *_figures(manifest)])
+        # Of a training stage the manifest itself measures the writing alone.
+        trained = as_float(manifest.figures.get("training_seconds"))
+        facts = " · ".join([when(manifest.created), duration(max(manifest.seconds, trained)), *_figures(manifest)])
         settings = json.dumps(manifest.settings, indent=2, ensure_ascii=False)
         versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
         more = el("details", el("summary", t("settings")), el("pre", settings), el("p", versions, class_="facts"))
@@ -68,5 +73,6 @@ def _figures(manifest: Manifest) -> list[str]:
         f"{name.replace('_', ' ')} {value:,.4g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value:,}"
         for name, value in manifest.figures.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if name != "training_seconds" and not (name.startswith(_IF_ANY) and not value)
     ]
     return plain[:5]

@@ -12,6 +12,8 @@ from tinyseek.evaluate.cards.run import TRAINED, Node, Run
 from tinyseek.evaluate.page import Html, card, el, section, table
 from tinyseek.evaluate.words import Words
 
+_SHOWN = 2  # stages whose experts' loads are shown at once
+
 
 def model(run: Run, t: Words) -> Html:
     """The parameter table, and how busy each expert is."""
@@ -33,7 +35,7 @@ def model(run: Run, t: Words) -> Html:
             (t("architecture"), str(config.get("model_type", ""))),
         ]
         boxes += [
-            card(el("h3", t("Parameters by part")), parts),
+            card(el("h3", t("Parameters by part"), el("span", f" · {node.name}", class_="pending")), parts),
             card(el("h3", t("Size")), table(("", ""), facts, (1,))),
         ]
         break
@@ -44,7 +46,9 @@ def model(run: Run, t: Words) -> Html:
         "Counted on the model itself. Of the experts a token meets only a few, so fewer parameters are active than there are."
     )
     grid = el("div", boxes, class_="grid")
-    return section(t("The model"), about, grid, *heat)
+    first, rest = heat[:_SHOWN], heat[_SHOWN:]
+    more = [el("details", el("summary", t("{count} more").format(count=len(rest))), *rest)] if rest else []
+    return section(t("The model"), about, grid, *first, *more)
 
 
 def _heat(node: Node, t: Words) -> Html | None:

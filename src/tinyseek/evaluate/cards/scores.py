@@ -59,7 +59,9 @@ def _story(run: Run, entries: list[dict[str, Any]], asked: Scored, t: Words) -> 
             bars.insert(0, _mean_bar(as_dict(drawn.get("pass@1")), colour(1), strong=True))
         if drawn and most > 1 and drawn.get(f"pass@{most}"):
             bars.append(_mean_bar(as_dict(drawn.get(f"pass@{most}")), colour(2)))
-        rows.append((join(label, _gain(tasks, t)), bars))
+        over = next((n for n in run.nodes if n.manifest.key == keys.get(_over(tasks))), None)
+        known = parent is None or over is None or over is parent or parent_of(over, run.nodes) is parent
+        rows.append((join(label, _gain(tasks, t) if known else Html("")), bars))
     shown = [(t("greedy"), colour(0))]
     if any(tasks.get("sampled") for _, tasks in asked):
         shown.insert(0, ("pass@1", colour(1)))
@@ -67,6 +69,11 @@ def _story(run: Run, entries: list[dict[str, Any]], asked: Scored, t: Words) -> 
     legend = charts.legend(shown) if len(shown) > 1 else Html("")
     title = t("Held-out tasks right, stage by stage, with 95 % intervals")
     return card(el("h3", title), legend, el("div", charts.bars(rows), class_="story"))
+
+
+def _over(tasks: dict[str, Any]) -> str:
+    """The model that a model's scores are held against; where it neither was made from that, nor both from one, it says little."""
+    return str(as_dict(tasks.get("gains")).get("over", ""))
 
 
 def _gain(tasks: dict[str, Any], t: Words) -> Html:
@@ -79,7 +86,7 @@ def _gain(tasks: dict[str, Any], t: Words) -> Html:
     sure = "right" if low > 0 else "wrong" if high < 0 else ""
     value = f"{100 * as_float(mean.get('mean')):+.1f}".replace("-", "−")
     reach = f"({100 * low:+.1f} … {100 * high:+.1f})".replace("-", "−")
-    over = t("over {name}").format(name=str(gains.get("over", "")))
+    over = t("over {name}").format(name=_over(tasks))
     return el("small", el("b", value, class_=sure), " ", over, " ", reach, class_="gain")
 
 

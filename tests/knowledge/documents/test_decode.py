@@ -69,6 +69,25 @@ def test_short_texts_too(text: str, encoding: str) -> None:
         assert decode(text[:length].encode(encoding)).text == text[:length]
 
 
+@pytest.mark.parametrize(
+    ("texts", "encoding"),
+    [
+        (
+            "Größe|Über|Café|São Paulo|coração|été|à la carte|Öl|façade|€ 5|20 °C|smørrebrød|Señor Muñoz|élève|çà et là",
+            "cp1252",
+        ),
+        ("Да|да|Нет|Москва|Добрый день|Дата: 5|Цена 20 USD|Договор N 5|Иван Петров <ivan@x.ru>|и", "cp1251"),
+        ("Да|Нет|Москва|Добрый день|Цена 20 USD|Иван Петров <ivan@x.ru>", "koi8_r"),
+        ("Да|Нет|Москва|Добрый день|Цена 20 USD|Иван Петров <ivan@x.ru>", "cp866"),
+    ],
+)
+def test_a_word_or_two_of_eight_bits(texts: str, encoding: str) -> None:
+    for text in texts.split("|"):
+        for whole in (text, f"1. {text}\n"):
+            if len(text) > 1:  # a letter alone is Western
+                assert decode(whole.encode(encoding)).text == whole
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize(
     "text", ["plain English text, 1 2 3\n", SIMPLIFIED.replace("，", "\n"), "第一行\n第二行 2024\n"]

@@ -2,8 +2,8 @@
 
 A byte order mark decides; then UTF-16 by where its zero bytes or its Chinese high bytes stand; then UTF-8, strictly; then, of the
 encodings that a text of this kind may have, the one in which it reads most like a language: Chinese, Japanese and Korean by their
-most frequent characters, Cyrillic and Western letters by how they follow each other. Nothing fails: what is broken in a text
-becomes U+FFFD, and is counted.
+most frequent characters, Cyrillic and Western letters by whether ASCII's stand among them in one word. Nothing fails: what is broken
+in a text becomes U+FFFD, and is counted.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ _EAST = (
 _BROKEN = 0.05  # of the characters beyond ASCII: UTF-8 with fewer bad ones is UTF-8 that was damaged
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _LOST = re.compile("[\ud800-\udfff]")
+_SPELT = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def _believed(data: bytes, declared: str) -> str:
 def _readable(sample: bytes, encoding: str) -> int:
     """How many characters of a sample are broken in an encoding; -1 for more than a few in a hundred."""
     text = sample.decode(encoding, "replace")
-    broken = text.count("\ufffd") - (1 if text.endswith("\ufffd") else 0)  # the sample may end within a character
+    cut = len(sample) >= _SAMPLE and text.endswith("\ufffd")  # within a character
+    broken = text.count("\ufffd") - cut
     beyond = sum(letter > "\x7f" for letter in text)
     return broken if broken <= _BROKEN * beyond else -1
 
@@ -174,10 +176,10 @@ def _western(sample: bytes, encoding: str) -> float:
     usual = _WESTERN if encoding == "cp1252" else _CYRILLIC
     beyond = [letter for letter in text if letter > "\x7f"]
     odd = sum(a.islower() and b.isupper() for a, b in pairwise(text) if a > "\x7f" or b > "\x7f")
-    # Eight-bit Cyrillic is made of words; in Western text such letters stand alone among others.
-    pairs = sum(a > "\x7f" and b > "\x7f" and b.isalpha() for a, b in pairwise(text))
-    together = pairs / max(1, len(beyond))
-    fits = 1 - together if encoding == "cp1252" else together
+    # A Cyrillic word has no ASCII letter in it; a Western one has hardly ever none. What stands alone, à or и, says nothing.
+    spelt = [word for word in _SPELT.findall(text) if len(word) > 1 and not word.isascii()]
+    mixed = sum(any(letter <= "\x7f" for letter in word) for word in spelt) / len(spelt) if spelt else 0.5
+    fits = mixed if encoding == "cp1252" else 1 - mixed
     return (sum(letter in usual for letter in beyond) - odd) / max(1, len(beyond)) + fits
 
 

@@ -202,6 +202,46 @@ def test_lines_are_those_of_the_sentences() -> None:
         assert chunk.places[0].lines == (numbers[0] + 11, numbers[-1] + 11)
 
 
+def test_rows_of_a_long_table_know_their_lines() -> None:
+    rows = (("name", "value"), *((f"row {n}", "word " * 6) for n in range(12)))
+    table = Table(rows)
+    for place, first in (
+        (Place(cells="A1:B13", lines=(1, 13)), 2),  # a CSV: the n-th row is the n-th line
+        (Place(lines=(5, 18)), 7),  # Markdown, with a line below the head
+        (Place(cells="A1:B13", lines=(1, 14)), None),  # a cell of two lines: which row is where is not known
+    ):
+        chunks = split(of(Block("table", table.markdown(), place, table=table)), SMALL, count)
+        assert len(chunks) > 1
+        at = first
+        for chunk in chunks:
+            body = chunk.text.splitlines()[2:]
+            lines = chunk.places[0].lines
+            assert lines == ((at, at + len(body) - 1) if at else place.lines)
+            at = at + len(body) if at else None
+
+
+def test_a_sentence_over_a_page_s_end_is_one_again() -> None:
+    def halves(first: str, second: str) -> list[Block]:
+        return [
+            Block("paragraph", first, Place(page=1)),
+            Block("paragraph", second, Place(page=2), continued=True),
+            Block("paragraph", "Another paragraph.", Place(page=2)),
+        ]
+
+    [chunk] = split(of(*halves("The wing lifts because the", "flow bends. It is so.")), SMALL, count)
+    assert chunk.text == "The wing lifts because the flow bends. It is so.\n\nAnother paragraph."
+    assert [(place.page, chunk.text[slice(*place.span or ())]) for place in chunk.places] == [
+        (1, "The wing lifts because the"),
+        (2, "flow bends. It is so."),
+        (2, "Another paragraph."),
+    ]
+    [chunk] = split(of(*halves("机翼产生升力，因为", "气流弯曲。")), SMALL, count)
+    assert chunk.text == "机翼产生升力，因为气流弯曲。\n\nAnother paragraph."
+    long = "One short sentence. " * 8
+    chunks = split(of(*halves(long + "The wing lifts because the", "flow bends. " + long)), SMALL, count)
+    assert any("because the flow bends." in c.text for c in chunks)
+
+
 def test_what_is_searched_has_title_and_headings() -> None:
     chunk = Chunk("text", path=("One", "Two"))
     assert searched(chunk) == "One > Two\ntext"

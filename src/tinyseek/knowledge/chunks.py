@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from tinyseek.knowledge import segment
 from tinyseek.knowledge.documents.blocks import Block, Document, Place, Table
+from tinyseek.knowledge.documents.layout import CJK
 from tinyseek.knowledge.index.base import Chunk
 from tinyseek.knowledge.options import ChunkSettings
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 _PATH_CHARACTERS = 300  # of the headings that are put before a passage when it is searched
+_CJK = re.compile(f"[{CJK}]")
 _CELLS = re.compile(r"([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})")
 
 
@@ -33,6 +35,7 @@ class _Unit:
     tokens: int = 0
     header: str = ""  # of a row: the table's head, which every piece repeats
     joint: str = ""  # what stands between it and the unit before it
+    goes_on: bool = False  # the sentence that the block before it began
 
 
 @dataclass
@@ -133,7 +136,13 @@ def _units(block: Block, number: int, settings: ChunkSettings, count_tokens: Cou
             parts = segment.pieces(text, settings.tokens, lambda part: count_tokens([part])[0])
         for part in parts:
             if part.strip():
-                yield _Unit(part, _narrowed(block, at, at + len(part.rstrip())), number, kind)
+                yield _Unit(
+                    part,
+                    _narrowed(block, at, at + len(part.rstrip())),
+                    number,
+                    kind,
+                    goes_on=block.continued and at == 0,
+                )
             at += len(part)
 
 
@@ -171,7 +180,7 @@ def _rows(block: Block, number: int, settings: ChunkSettings, count_tokens: Coun
     counts = count_tokens(body)
     for index, (line, count) in enumerate(zip(body, counts, strict=True)):
         row = heads + index if header else max(0, index - (index >= heads))  # the rule below the head is no row
-        place = _cells(block.place, row, len(table.rows))
+        place = _row(block.place, row, len(table.rows))
         if count <= room:
             yield _Unit(line, place, number, "table", max(count, 1), header, "\n")
         else:
@@ -181,13 +190,19 @@ def _rows(block: Block, number: int, settings: ChunkSettings, count_tokens: Coun
         yield _Unit(header, block.place, number, "table")
 
 
-def _cells(place: Place, row: int, rows: int) -> Place:
-    """One row of a range of cells, if the range has as many rows as the table."""
+def _row(place: Place, row: int, rows: int) -> Place:
+    """One row of a table: of its range of cells, if that has as many rows, and of its lines, if each row has one."""
     match = _CELLS.fullmatch(place.cells or "")
-    if not match or int(match[4]) - int(match[2]) + 1 != rows:
-        return place
-    line = int(match[2]) + row
-    return replace(place, cells=f"{match[1]}{line}:{match[3]}{line}")
+    if match and int(match[4]) - int(match[2]) + 1 == rows:
+        line = int(match[2]) + row
+        place = replace(place, cells=f"{match[1]}{line}:{match[3]}{line}")
+    if place.lines:
+        first, last = place.lines
+        ruled = int(last - first == rows and not match)  # Markdown has a line below the head
+        if last - first + 1 == rows + ruled:
+            line = first + row + (ruled if row else 0)
+            place = replace(place, lines=(line, line))
+    return place
 
 
 # ---- sections -------------------------------------------------------------------------------------------------------------------
@@ -305,7 +320,7 @@ def _packed(units: list[_Unit], settings: ChunkSettings) -> list[list[_Unit]]:
     found: list[list[_Unit]] = [[]]
     held, left = 0, total  # tokens of the chunk at hand, and of all that is not in a chunk before it
     for unit in units:
-        begins = not found[-1] or unit.block != found[-1][-1].block
+        begins = not found[-1] or (unit.block != found[-1][-1].block and not unit.goes_on)
         early = begins and held >= 0.6 * wanted and held + whole[unit.block] > most
         enough = (held >= wanted or early) and left > most
         if found[-1] and (held + unit.tokens > most or enough):
@@ -346,7 +361,9 @@ def _chunk(repeated: list[_Unit], units: list[_Unit], path: tuple[str, ...], sec
         text = header
         overlap = len(header) + 1 if follows else 0
     for unit in [*repeated, *units]:
-        if text and places and unit.block != places[-1][0]:
+        if text and unit.goes_on:
+            text = text.rstrip() + ("" if _CJK.match(text.rstrip()[-1:]) and _CJK.match(unit.text) else " ")
+        elif text and places and unit.block != places[-1][0]:
             text = text.rstrip() + ("\n" if unit.block < 0 or places[-1][0] < 0 else "\n\n")
         elif text:
             text += unit.joint

@@ -54,14 +54,16 @@ def cells_of(file: Path, limits: Limits) -> list[Sheet]:
 
 
 def _rows(decoded: Decoded, limits: Limits) -> tuple[list[list[str]], int]:
-    """All rows, as many as spreadsheets show: an empty line is a row without values. And the last line's number."""
+    """All rows, as many as spreadsheets show: an empty line is a row without values. And the number of the last one's line."""
     csv.field_size_limit(limits.characters)
     reader = csv.reader(_lines(decoded.text), delimiter=separator(decoded.text[:_LOOK]), skipinitialspace=True)
     rows: list[list[str]] = []
+    ends: list[int] = []
     width = cells = 0
     try:
         for row in reader:
             rows.append([value.strip() for value in row])
+            ends.append(reader.line_num)
             if len(row) > width:
                 width = len(row)
             cells += len(row)
@@ -71,7 +73,7 @@ def _rows(decoded: Decoded, limits: Limits) -> tuple[list[list[str]], int]:
         raise UserError(f"is no CSV that can be read (line {reader.line_num:,}: {error})") from None
     while rows and not any(rows[-1]):
         rows.pop()
-    return rows, max(reader.line_num, 1)
+    return rows, ends[len(rows) - 1] if rows else 1
 
 
 def _lines(text: str) -> Iterator[str]:

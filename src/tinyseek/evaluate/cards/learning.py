@@ -118,6 +118,7 @@ def _panels(records: Records, kind: str, t: Words) -> list[tuple[str, Html]]:
     by_reward = kind in _BY_REWARD or any("reward" in record for record in records)
     student = kind == "distill" or any("agreement" in record for record in records)
     drawn = []
+    seen: list[list[Any]] = [[]]
     for panel in PANELS:
         if panel.distilled not in (None, student):
             continue
@@ -132,6 +133,9 @@ def _panels(records: Records, kind: str, t: Words) -> list[tuple[str, Html]]:
                 lines.append(
                     charts.Line(t(name), colour(_shade(len(lines), held_out)), points, band=not held_out, dots=few)
                 )
+        if any([line.points for line in lines] == points for points in seen):
+            continue  # where right or wrong is the only reward, say
+        seen.append([line.points for line in lines])
         if len(lines) == 1 and panel.title != "loss":  # nothing to tell it apart from
             lines = [replace(lines[0], colour=colour(1))]
         if lines:

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.index.base import Chunk, Filters, StoredDocument
+from tinyseek.knowledge.store import Store, like
 from tinyseek.llm.base import Message
 
 if TYPE_CHECKING:
@@ -276,49 +274,12 @@ class Conversations:
             UserError: the file cannot be written, or is no such store.
         """
         self.owner = owner
-        self._lock = threading.RLock()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(
-                os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
-            )  # before SQLite does: no one else may read what is said
-            self._db = sqlite3.connect(file, timeout=10, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
-                self._db.execute(f"PRAGMA {pragma}")
-            with self._write():
-                version = self._db.execute("PRAGMA user_version").fetchone()[0]
-                if version > _VERSION:
-                    raise UserError(f"{file}: was written by a newer tinyseek (version {version} of the store)")
-                if version == 0:
-                    for statement in _SCHEMA.split(";"):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        except OSError as error:
-            raise UserError(f"{file}: cannot be written ({error.strerror})") from None
-        except sqlite3.Error as error:
-            raise UserError(f"{file}: no store of conversations ({error}); move it away") from None
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        self._store = Store(file, _SCHEMA, _VERSION)
+        self._read, self._write = self._store.read, self._store.write
 
     def close(self) -> None:
         """Fold the log into the file."""
-        with self._lock:
-            self._db.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -338,8 +299,8 @@ class Conversations:
         now = time.time()
         made = Conversation(uuid.uuid4().hex, _line(title), collection, tags, now, now)
         values = (made.id, self.owner, made.title, collection, _tags(tags), now, now)
-        with self._write():
-            self._db.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        with self._write() as db:
+            db.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         return made
 
     def get(self, conversation: str) -> Conversation:
@@ -363,7 +324,7 @@ class Conversations:
                 " AND (title LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages WHERE conversation = c.id"
                 " AND content LIKE ? ESCAPE '\\'))"
             )
-            values += [_like(word)] * 2
+            values += [like(word)] * 2
         for tag in tags:
             query += " AND EXISTS (SELECT 1 FROM json_each(c.tags) WHERE value = ?)"
             values.append(tag)
@@ -400,19 +361,17 @@ class Conversations:
             raise UserError(f"the message has {len(content):,} characters; at most {LONGEST_MESSAGE:,}")
         now = time.time()
         plain = json.dumps(dict(details or {}), ensure_ascii=False)
-        with self._write():
+        with self._write() as db:
             known = self.get(conversation)
-            count = self._db.execute(
-                "SELECT count(*) FROM messages WHERE conversation = ?", (conversation,)
-            ).fetchone()[0]
+            count = db.execute("SELECT count(*) FROM messages WHERE conversation = ?", (conversation,)).fetchone()[0]
             if count >= MOST_MESSAGES:
                 raise UserError(f"the conversation has {count:,} messages; begin a new one")
-            cursor = self._db.execute(
+            cursor = db.execute(
                 "INSERT INTO messages (conversation, role, content, details, created) VALUES (?, ?, ?, ?, ?)",
                 (conversation, role, content, plain, now),
             )
             title = known.title or (_line(content) if role == "user" else "")
-            self._db.execute("UPDATE conversations SET updated = ?, title = ? WHERE id = ?", (now, title, conversation))
+            db.execute("UPDATE conversations SET updated = ?, title = ? WHERE id = ?", (now, title, conversation))
         return Said(cursor.lastrowid or 0, role, content, json.loads(plain), now)
 
     def messages(self, conversation: str) -> list[Said]:
@@ -440,23 +399,23 @@ class Conversations:
         return self._change(conversation, "tags", _tags(checked_tags(tags)))
 
     def _change(self, conversation: str, column: Literal["title", "tags"], value: str) -> Conversation:
-        with self._write():
+        with self._write() as db:
             self.get(conversation)
-            self._db.execute(f"UPDATE conversations SET {column} = ? WHERE id = ?", (value, conversation))
+            db.execute(f"UPDATE conversations SET {column} = ? WHERE id = ?", (value, conversation))
         return self.get(conversation)
 
     def cut(self, conversation: str, message: int) -> int:
         """Forget a message and all after it, to say it otherwise. Returns how many there were."""
-        with self._write():
+        with self._write() as db:
             self.get(conversation)
-            gone = self._db.execute("DELETE FROM messages WHERE conversation = ? AND id >= ?", (conversation, message))
+            gone = db.execute("DELETE FROM messages WHERE conversation = ? AND id >= ?", (conversation, message))
         return gone.rowcount
 
     def delete(self, conversation: str) -> None:
         """Delete a conversation with all that was said. UserError: there is none."""
-        with self._write():
+        with self._write() as db:
             self.get(conversation)
-            self._db.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
+            db.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
 
 
 def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
@@ -487,7 +446,3 @@ def _tags(tags: Sequence[str]) -> str:
 def _line(title: str) -> str:
     line = " ".join(title.encode("utf-8", "replace").decode().split())
     return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"
-
-
-def _like(word: str) -> str:
-    return "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"

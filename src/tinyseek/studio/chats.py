@@ -1,26 +1,24 @@
 """Conversations kept in SQLite: a tree of messages each, of which one path is shown.
 
 Editing a question or asking for another answer adds a branch beside the old one, so nothing that was said is lost. Every write is
-a transaction of its own in a write-ahead log: a process that is killed loses at most the last half second of the answer that was
+a transaction of its own (`knowledge.store`): a process that is killed loses at most the last half second of the answer that was
 being written.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 import time
 import uuid
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tinyseek.errors import UserError
+from tinyseek.knowledge.store import Store, like
 
 State = Literal["whole", "writing", "stopped", "failed"]
 
@@ -106,53 +104,15 @@ class Chats:
         Raises:
             UserError: the file cannot be written, or is no such store.
         """
-        self._lock = threading.RLock()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Made before SQLite does, so that no one else on the machine may read what is said here.
-            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(file, timeout=10, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._prepare(file)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be written ({error.strerror}); choose another folder with data=") from None
-        except sqlite3.Error as error:
-            raise UserError(f"{file}: no store of conversations ({error}); move it away") from None
-
-    def _prepare(self, file: Path) -> None:
-        with self._write():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise UserError(f"{file}: was written by a newer tinyseek (version {version} of the store)")
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            # What was being written when an earlier process died has stopped.
-            self._db.execute("UPDATE messages SET state = 'stopped' WHERE state = 'writing'")
+        self._store = Store(file, _SCHEMA, _VERSION, "; choose another folder with data=")
+        self._read, self._write = self._store.read, self._store.write
+        with self._write() as db:  # what was being written when an earlier process died has stopped
+            db.execute("UPDATE messages SET state = 'stopped' WHERE state = 'writing'")
         self.purge()
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
 
     def close(self) -> None:
         """Fold the log into the file."""
-        with self._lock:
-            self._db.close()
+        self._store.close()
 
     # ---- conversations ----
 
@@ -167,8 +127,8 @@ class Chats:
         if count >= MOST_CONVERSATIONS:
             raise UserError(f"there are {count:,} conversations already; delete some first")
         made = Conversation(uuid.uuid4().hex, owner, _title(title), now, now, None, dict(settings))
-        with self._write():
-            self._db.execute(
+        with self._write() as db:
+            db.execute(
                 "INSERT INTO conversations VALUES (?, ?, ?, ?, ?, NULL, NULL, ?)",
                 (made.id, owner, made.title, now, now, _json(made.settings)),
             )
@@ -185,12 +145,11 @@ class Chats:
         """The owner's conversations, the one used last first; with `search`, those that hold the words in a title or a message."""
         query, values = "SELECT * FROM conversations AS c WHERE owner = ? AND deleted IS NULL", [owner]
         for word in search[:200].split()[:8]:
-            pattern = "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             query += (
                 " AND (title LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages WHERE conversation = c.id"
                 " AND content LIKE ? ESCAPE '\\'))"
             )
-            values += [pattern, pattern]
+            values += [like(word)] * 2
         rows = self._read(f"{query} ORDER BY updated DESC LIMIT ?", *values, most)
         return [_conversation(row) for row in rows]
 
@@ -213,14 +172,12 @@ class Chats:
 
     def purge(self) -> None:
         """Forget for good what was deleted longer ago than `UNDO_SECONDS`."""
-        with self._write():
-            self._db.execute("DELETE FROM conversations WHERE deleted < ?", (time.time() - UNDO_SECONDS,))
+        with self._write() as db:
+            db.execute("DELETE FROM conversations WHERE deleted < ?", (time.time() - UNDO_SECONDS,))
 
     def _change(self, owner: str, conversation: str, change: str, value: Any) -> None:
-        with self._write():
-            self._db.execute(
-                f"UPDATE conversations SET {change} WHERE id = ? AND owner = ?", (value, conversation, owner)
-            )
+        with self._write() as db:
+            db.execute(f"UPDATE conversations SET {change} WHERE id = ? AND owner = ?", (value, conversation, owner))
 
     # ---- messages ----
 
@@ -253,32 +210,28 @@ class Chats:
         if len(content) > LONGEST_MESSAGE:
             raise UserError(f"the message has {len(content):,} characters; at most {LONGEST_MESSAGE:,} are taken")
         now = time.time()
-        with self._write():
-            alive = self._db.execute(
+        with self._write() as db:
+            alive = db.execute(
                 "SELECT count(*) FROM conversations WHERE id = ? AND deleted IS NULL", (conversation.id,)
             ).fetchone()[0]
-            count = self._db.execute(
-                "SELECT count(*) FROM messages WHERE conversation = ?", (conversation.id,)
-            ).fetchone()[0]
+            count = db.execute("SELECT count(*) FROM messages WHERE conversation = ?", (conversation.id,)).fetchone()[0]
             if not alive:
                 raise UserError("this conversation was deleted")
             if count >= MOST_MESSAGES:
                 raise UserError(f"the conversation has {count:,} messages; begin a new one")
-            made = self._db.execute(
+            made = db.execute(
                 "INSERT INTO messages (conversation, parent, role, content, reasoning, calls, call, state, facts, ids, created)"
                 " VALUES (?, ?, ?, ?, '', '[]', ?, ?, '{}', x'', ?)",
                 (conversation.id, parent, role, _clean(content), call, state, now),
             ).lastrowid
-            self._db.execute(
-                "UPDATE conversations SET leaf = ?, updated = ? WHERE id = ?", (made, now, conversation.id)
-            )
+            db.execute("UPDATE conversations SET leaf = ?, updated = ? WHERE id = ?", (made, now, conversation.id))
         assert made is not None
         return Message(made, conversation.id, parent, role, _clean(content), state=state, call=call, created=now)
 
     def save(self, message: Message) -> None:
         """Write a message as it is now."""
-        with self._write():
-            self._db.execute(
+        with self._write() as db:
+            db.execute(
                 "UPDATE messages SET content = ?, reasoning = ?, calls = ?, state = ?, error = ?, facts = ?, ids = ? WHERE id = ?",
                 (
                     _clean(message.content),
@@ -326,10 +279,10 @@ class Chats:
 
     def remember(self, owner: str, **settings: Any) -> dict[str, Any]:
         """Keep some of a visitor's choices; the others stay."""
-        with self._write():
-            rows = self._db.execute("SELECT settings FROM visitors WHERE owner = ?", (owner,)).fetchall()
+        with self._write() as db:
+            rows = db.execute("SELECT settings FROM visitors WHERE owner = ?", (owner,)).fetchall()
             merged = {**(_object(rows[0]["settings"]) if rows else {}), **settings}
-            self._db.execute("INSERT OR REPLACE INTO visitors VALUES (?, ?)", (owner, _json(merged)))
+            db.execute("INSERT OR REPLACE INTO visitors VALUES (?, ?)", (owner, _json(merged)))
         return merged
 
 

@@ -194,9 +194,10 @@ class ScriptedChat(ChatModel):
             said = "How high is the tower of Skerryvore?\nWho built the tower of Skerryvore?\n"
         else:
             said = "word " * 400 if "slowly" in asked else answered(asked)
+        slow = 0.12 if "Summarise this part" in asked else 0.02
         for start in range(0, len(said), 12):
             yield ChatDelta(content=said[start : start + 12])
-            time.sleep(0.02)
+            time.sleep(slow)
         yield ChatDelta(finish="stop", usage=Usage(100, 20))
 
     async def astream(self, messages: Sequence[Message], options: ChatOptions = DEFAULT) -> AsyncIterator[ChatDelta]:

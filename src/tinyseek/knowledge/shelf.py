@@ -24,6 +24,7 @@ from tinyseek.knowledge.index.base import StoredChunk, StoredDocument
 from tinyseek.knowledge.ingest import Progress, Say, silent
 from tinyseek.knowledge.memory import collection_of
 from tinyseek.knowledge.options import KnowledgeSettings, knowledge_home
+from tinyseek.knowledge.tables.rooms import Rooms
 from tinyseek.llm.base import ChatModel
 
 FIRST = "default"  # the collection that there is from the beginning
@@ -41,6 +42,7 @@ class Shelf:
         models: who may write answers, by name, the usual one first; none: answers are quoted from the documents.
         read_only: nothing can be added, changed or removed.
         answers: how questions are answered where a face says nothing else.
+        tables: the sheets of the collections that were asked last, as tables of a database.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Shelf:
         self.settings = settings or KnowledgeSettings()
         self.models: Mapping[str, ChatModel] = {model.name: model for model in models}
         self.read_only, self.answers = read_only, answers
+        self.tables = Rooms()
         self._access = None if access is None else {key: tuple(names) for key, names in access.items()}
         self._given = embedder
         self._embedders: dict[str, LateEmbedder] = {}
@@ -201,6 +204,7 @@ class Shelf:
             self._open.clear()
             for embedder in self._embedders.values():
                 embedder.close()
+        self.tables.close()
         self._readers.close()
         self._viewers.close()
 

@@ -117,7 +117,7 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self._check_place(headers)
-            self._check_key(scope, headers)
+            scope["tinyseek.key"] = self._check_key(scope, headers)
         except ApiError:
             await receive()  # the connection that is asked for
             await send({"type": "websocket.close", "code": 1008, "reason": "refused"})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
@@ -17,12 +15,8 @@ from tinyseek.errors import UserError
 from tinyseek.knowledge.answer.summary import Progress, Summary, sources_of, summarise
 from tinyseek.knowledge.base import KnowledgeBase
 from tinyseek.knowledge.cache import ResponseCache
-from tinyseek.knowledge.index.base import Filters
 from tinyseek.knowledge.memory import Fact, Facts
 from tinyseek.knowledge.shelf import FIRST
-from tinyseek.knowledge.tables.ask import TableReply, ask_tables, files_of
-from tinyseek.knowledge.tables.options import TableSettings
-from tinyseek.knowledge.tables.room import TableRoom
 from tinyseek.llm.base import ChatModel
 from tinyseek.serve.errors import ApiError, json_response
 from tinyseek.serve.kb_served import ServedKnowledge, key_of
@@ -32,7 +26,6 @@ from tinyseek.serve.streaming import DONE, event, stream
 from tinyseek.serve.wire import JsonRoute, Wire
 
 T = TypeVar("T")
-_MOST_ROOMS = 3
 _STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {}}}
 
 
@@ -108,55 +101,16 @@ class ForgottenReply(TypedDict):
     forgotten: int
 
 
-class Rooms:
-    """The tables of the collections that were asked last, each in its locked process, kept until its collection changes."""
-
-    def __init__(self) -> None:
-        self._rooms: OrderedDict[tuple[str, Filters], tuple[int, TableRoom]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def ask(self, base: KnowledgeBase, question: str, model: ChatModel | None, filters: Filters) -> TableReply:
-        """Answer a question over a collection's tables.
-
-        Raises:
-            UserError: there are none, or too many.
-        """
-        return ask_tables(self._room(base, filters), question, model)
-
-    def _room(self, base: KnowledgeBase, filters: Filters) -> TableRoom:
-        key, revision = (base.collection, filters), base.index.revision()
-        with self._lock:
-            held = self._rooms.pop(key, None)
-            if held is not None and held[0] != revision:
-                held[1].close()
-                held = None
-            if held is None:
-                held = (revision, TableRoom(files_of(base.index, filters), TableSettings(), base.settings.limits))
-            self._rooms[key] = held
-            while len(self._rooms) > _MOST_ROOMS:
-                self._rooms.popitem(last=False)[1][1].close()
-            return held[1]
-
-    def close(self) -> None:
-        """End the processes."""
-        with self._lock:
-            for _, room in self._rooms.values():
-                room.close()
-            self._rooms.clear()
-
-
 def routes(served: ServedKnowledge) -> APIRouter:
     """/v1/kb/table, /v1/kb/summary, /v1/kb/facts."""
     router = APIRouter(prefix="/v1/kb", route_class=JsonRoute, responses=ERRORS, tags=["knowledge base"])
-    rooms = Rooms()
-    served.closing.append(rooms.close)
 
     @router.post("/table", responses={200: {"model": TableAnswer}})
     async def table(body: TableRequest, request: Request) -> Response:
         """A question over the Excel and CSV files, answered by a read-only query that is shown."""
         base = await served.base(request, body.collection)
         writer = served.writer(body.model)
-        replies = _once(lambda: rooms.ask(base, body.question, writer, body.filters.filters()))
+        replies = _once(lambda: served.shelf.tables.ask(base, body.question, writer, body.filters.filters()))
         reply = (await served.pump(replies, request).all())[0]
         picture = await served.call(reply.picture) if body.chart else None
         plain = reply.plain() | {

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.base import KnowledgeBase
@@ -21,9 +22,13 @@ from tinyseek.llm.base import ChatModel
 from tinyseek.studio.chats import Chats, Conversation, Message
 from tinyseek.studio.kb_asking import Asking
 from tinyseek.studio.kb_intake import Intake
+from tinyseek.studio.kb_summary import Summing
+from tinyseek.studio.kb_tables import Reckoning
+from tinyseek.studio.kb_writing import Writing
 from tinyseek.studio.options import StudioSettings
 from tinyseek.studio.shared import BusyError
 
+Task = Literal["text", "tables", "summary"]  # what a question is asked of
 Listener = Callable[[str], None]  # is told what changed: "documents", "talks", or a conversation's id
 _AT_ONCE = 16  # answers of all visitors that are written at once
 _READ = 4  # documents whose blocks are remembered
@@ -44,7 +49,7 @@ class Desk:
         """
         self.shelf, self.visitors, self.settings, self.with_chat = shelf, visitors, settings, with_chat
         self.talks = Chats(settings.folder() / "knowledge.db")
-        self.answers: dict[str, Asking] = {}  # by conversation
+        self.answers: dict[str, Writing[Any]] = {}  # by conversation
         self._owners: dict[str, str] = {}
         self._intakes: dict[tuple[bytes, str], Intake] = {}
         self._listeners: dict[tuple[bytes, str], set[Listener]] = {}
@@ -58,7 +63,7 @@ class Desk:
         """Stop what is being written, keep it, and close the store."""
         for intake in self._intakes.values():
             intake.stop()
-        tasks = [asking.task for asking in self.answers.values()]
+        tasks = [writing.task for writing in self.answers.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,15 +81,8 @@ class Desk:
         models = self.shelf.models
         return models.get(name) or next(iter(models.values()), None)
 
-    def ask(
-        self,
-        place: Conversation,
-        question: Message,
-        base: KnowledgeBase,
-        model: ChatModel | None,
-        filters: Filters = ALL,
-    ) -> Asking:
-        """Begin to answer.
+    def ask(self, place: Conversation, question: Message, base: KnowledgeBase, model: ChatModel | None) -> Writing[Any]:
+        """Begin to answer: from the documents' text, from their tables, or by a summary, as the question's facts say (`task`).
 
         Raises:
             BusyError: too many answers of this visitor, or one in this conversation, are being written.
@@ -93,10 +91,20 @@ class Desk:
             raise BusyError("answers are being written")
         before = self.talks.path(place, question.id)
         message = self.talks.add(place, question.id, "assistant", state="writing")
-        asking = Asking(base, self.talks, message, before, model, self._threads, filters, self.shelf.answers)
-        self.answers[place.id], self._owners[place.id] = asking, place.owner
-        asking.task.add_done_callback(functools.partial(self._answered, place.id))
-        return asking
+        filters = _filters(question)
+        writing: Writing[Any]
+        match question.facts.get("task"):
+            case "summary":
+                focus = str(question.facts.get("focus") or "")
+                writing = Summing(base, self.talks, message, model, filters, focus)
+            case "tables":
+                writing = Reckoning(base, self.shelf.tables, self.talks, message, before, model, filters)
+            case _:
+                writing = Asking(base, self.talks, message, before, model, filters, self.shelf.answers)
+        writing.begin(self._threads)
+        self.answers[place.id], self._owners[place.id] = writing, place.owner
+        writing.task.add_done_callback(functools.partial(self._answered, place.id))
+        return writing
 
     def _answered(self, place: str, _task: asyncio.Task[None]) -> None:
         self.answers.pop(place, None)
@@ -184,6 +192,12 @@ class Desk:
         for listener in list(self._listeners.get((key, collection), ())):
             if listener != but:
                 listener(what)
+
+
+def _filters(question: Message) -> Filters:
+    """The documents that a question is asked of."""
+    documents = [number for number in question.facts.get("documents") or [] if isinstance(number, int)]
+    return Filters(documents=tuple(documents)) if documents else ALL
 
 
 def source_of(document: StoredDocument) -> Path:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nicegui import ui
 
@@ -13,14 +12,14 @@ from tinyseek.errors import UserError
 from tinyseek.evaluate.page import join
 from tinyseek.knowledge.documents.kinds import KINDS, LANGUAGES
 from tinyseek.knowledge.index.base import Filters, StoredDocument
-from tinyseek.studio import kb_listing
+from tinyseek.studio import kb_listing, kb_tables
 from tinyseek.studio.kb_intake import Intake
+from tinyseek.studio.live import Said, int_of, markup
 
 if TYPE_CHECKING:
     from tinyseek.knowledge.base import KnowledgeBase
     from tinyseek.studio.kb_page import KbPage
 
-Said = dict[str, Any]
 _SUFFIXES = sorted({suffix for _, suffixes in KINDS.values() for suffix in suffixes} | set(LANGUAGES))
 _QUESTIONS, _LOOKED_AT = 4, 12
 
@@ -38,11 +37,11 @@ class DocumentsTab:
         self._added_to = ""
         self._headings: list[str] = []
         with ui.element("div").classes("inner"):
-            self._add = _html("", "adding")
-            self._folders = _html("")
-            self._intake = _html("").props('role="status"')
-            self._head = _html("", "documents-head")
-            self._list = _html("", "documents-list")
+            self._add = markup("", "adding")
+            self._folders = markup("")
+            self._intake = markup("").props('role="status"')
+            self._head = markup("", "documents-head")
+            self._list = markup("", "documents-list")
 
     def forget(self) -> None:
         """Another collection is shown."""
@@ -94,6 +93,11 @@ class DocumentsTab:
             )
         ]
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether there are sheets to be asked as tables."""
+        return any(document.kind in kb_tables.KINDS for document in self._found)
+
     def questions(self) -> list[str]:
         """Questions to begin with, made of headings in the documents."""
         return [self._words("What does “{heading}” say?", heading=heading) for heading in self._headings]
@@ -127,13 +131,21 @@ class DocumentsTab:
         shown = self._shown()
         if shown:
             said = shown[0].name if len(shown) == 1 else self._words("{count} documents", count=f"{len(shown):,}")
-            self._page.ask_only(Filters(documents=tuple(document.id for document in shown)), said)
+            self._page.thread.ask_only(Filters(documents=tuple(document.id for document in shown)), said)
+
+    async def act_summarise(self, said: Said) -> None:
+        """A summary of one document, or of those that are listed now together."""
+        number = int_of(said.get("id"))
+        shown = [document for document in self._shown() if number in (-1, document.id)]
+        if shown:
+            what = shown[0].name if len(shown) == 1 else self._words("{count} documents", count=f"{len(shown):,}")
+            await self._page.thread.summarise([document.id for document in shown], what)
 
     async def act_view(self, said: Said) -> None:
-        await self._page.viewer.open(_int(said.get("id")))
+        await self._page.viewer.open(int_of(said.get("id")))
 
     def act_tags(self, said: Said) -> None:
-        self._tagging = _int(said.get("id"))
+        self._tagging = int_of(said.get("id"))
         self._show_list()
         self._page.script("kb.name()")
 
@@ -142,7 +154,7 @@ class DocumentsTab:
         tags = [tag.strip() for tag in str(said.get("text", "")).replace("，", ",").split(",") if tag.strip()]
         try:
             base = await self._page.base()
-            await asyncio.to_thread(base.set_tags, _int(said.get("id")), tags)
+            await asyncio.to_thread(base.set_tags, int_of(said.get("id")), tags)
         finally:
             await self.show()
         self._page.told()
@@ -150,14 +162,14 @@ class DocumentsTab:
     async def act_again(self, said: Said) -> None:
         """Read a document's file anew."""
         base = await self._page.base()
-        document = await asyncio.to_thread(base.document, _int(said.get("id")))
+        document = await asyncio.to_thread(base.document, int_of(said.get("id")))
         self._writing().again(document.id, document.name)
 
     async def act_remove(self, said: Said) -> None:
         """Ask before a document is removed."""
         words = self._words
         base = await self._page.base()
-        document = await asyncio.to_thread(base.document, _int(said.get("id")))
+        document = await asyncio.to_thread(base.document, int_of(said.get("id")))
         question = (
             words("Remove “{name}”? The file itself stays.", name=document.name)
             if document.folder or not Path(document.source).is_relative_to(base.folder.absolute())
@@ -168,7 +180,7 @@ class DocumentsTab:
     async def act_really_remove(self, said: Said) -> None:
         self._page.act_no(said)
         base = await self._page.base()
-        number = _int(said.get("id"))
+        number = int_of(said.get("id"))
         await asyncio.to_thread(base.remove, [number])
         viewer = self._page.viewer
         if viewer.document is not None and viewer.document.id == number:
@@ -209,14 +221,3 @@ class DocumentsTab:
         if not page.writable:
             raise UserError(self._words("This server only answers questions."))
         return page.desk.intake(page.key, page.collection)
-
-
-def _int(value: object) -> int:
-    with contextlib.suppress(ValueError):
-        return int(str(value))
-    return -1
-
-
-def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
-    """HTML of ours, in which all text is escaped already."""
-    return ui.html(content, sanitize=False, tag=tag).classes(classes)

@@ -10,7 +10,7 @@ from tinyseek.evaluate.page import Html, el, join
 from tinyseek.studio import kb_text
 from tinyseek.studio.kb_listing import kind_mark
 from tinyseek.studio.kb_text import where
-from tinyseek.studio.pieces import button, icon
+from tinyseek.studio.pieces import button, icon, segments
 from tinyseek.studio.words import Words
 
 if TYPE_CHECKING:
@@ -22,18 +22,6 @@ _SNIPPET = 420  # characters of a passage in a list
 def search_box(text: str, how: str, words: Words) -> Html:
     """What is searched for, and how."""
     kinds = {"hybrid": words("Both"), "lexical": words("By words"), "dense": words("By meaning")}
-    choices = [
-        el(
-            "button",
-            label,
-            type="button",
-            class_="on" if name == how else None,
-            data_act="how",
-            data_name=name,
-            aria_pressed="true" if name == how else "false",
-        )
-        for name, label in kinds.items()
-    ]
     field = el(
         "input",
         type="search",
@@ -44,7 +32,7 @@ def search_box(text: str, how: str, words: Words) -> Html:
         maxlength=4000,
     )
     go = button("search", words("Search"), icon("search"), class_="go")
-    return el("div", el("div", field, go, class_="line"), el("div", choices, class_="segments"), class_="searching")
+    return el("div", el("div", field, go, class_="line"), segments("how", kinds, how), class_="searching")
 
 
 def hits(found: Sequence[Hit], asked: str, seconds: float, words: Words) -> Html:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from tinyseek.evaluate.page import Html, el, join
 from tinyseek.knowledge.index.base import StoredDocument
 from tinyseek.studio.kb_intake import Intake, Line
-from tinyseek.studio.pieces import button, icon
+from tinyseek.studio.pieces import button, icon, pill
 from tinyseek.studio.words import Words
 
 MOST_ROWS = 200  # documents that are listed at once
@@ -162,8 +162,9 @@ def documents_find(find: str, words: Words) -> Html:
 def documents_told(count: int, shown: int, narrowed: bool, words: Words) -> Html:
     """How many there are."""
     told = words("{count} documents", count=f"{count:,}") if shown == count else f"{shown:,} / {count:,}"
-    only = el("button", words("Ask only these"), type="button", class_="pill plain", data_act="scope")
-    return el("div", el("span", told), only if narrowed and shown else "", class_="told")
+    only = pill("scope", words("Ask only these"), "pill plain") if narrowed and shown else ""
+    together = pill("summarise", words("Summarise them"), "pill plain") if shown > 1 else ""
+    return el("div", el("span", told), only, together, class_="told")
 
 
 def documents(found: Sequence[StoredDocument], tagging: int | None, most: int, writable: bool, words: Words) -> Html:
@@ -208,6 +209,7 @@ def _document(document: StoredDocument, tagging: bool, writable: bool, words: Wo
         el("td", f"{document.chunks:,}", data_label=label["Passages"], class_="n"),
         el(
             "td",
+            button("summarise", words("Summarise"), icon("list"), data_id=document.id) if document.chunks else "",
             button("again", words("Read again"), icon("again"), data_id=document.id) if writable else "",
             button("remove", words("Remove"), icon("bin"), data_id=document.id) if writable else "",
             class_="acts",
@@ -222,6 +224,7 @@ def _tags(document: StoredDocument, tagging: bool, writable: bool, words: Words)
             "input",
             class_="tag-text",
             value=", ".join(document.tags),
+            data_tags="tagged",
             data_id=document.id,
             placeholder=words("tags, with commas between"),
             aria_label=words("Tags of {name}", name=document.name),

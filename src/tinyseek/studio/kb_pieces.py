@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from tinyseek.evaluate.page import Html, el, join
 from tinyseek.studio.chats import Conversation
 from tinyseek.studio.frame import THEMES
-from tinyseek.studio.pieces import MARK, button, icon
+from tinyseek.studio.kb_desk import Task
+from tinyseek.studio.pieces import MARK, button, icon, pill, segments
 from tinyseek.studio.words import Words
 
-TABS = ("ask", "documents", "search")
+TABS = ("ask", "documents", "search", "facts")
 
 
 def side_top(with_chat: bool, words: Words) -> Html:
@@ -111,23 +112,29 @@ def side_foot(writers: Sequence[str], chosen: str, theme: str, words: Words) -> 
 
 def top(collection: str, count: tuple[int, int], tab: str, words: Words) -> Html:
     """The collection's name, how much is in it, and the page's three faces."""
-    names = {"ask": words("Ask"), "documents": words("Documents"), "search": words("Search")}
-    tabs = [
-        el(
-            "button",
-            names[name],
-            el("small", f"{count[0]:,}") if name == "documents" and count[0] else "",
-            type="button",
-            role="tab",
-            data_act="tab",
-            data_name=name,
-            aria_selected="true" if name == tab else "false",
-            class_="on" if name == tab else None,
-        )
-        for name in TABS
-    ]
+    held = el("small", f"{count[0]:,}") if count[0] else ""
+    names = {
+        "ask": words("Ask"),
+        "documents": join(words("Documents"), held),
+        "search": words("Search"),
+        "facts": words("Remembered"),
+    }
     burger = button("drawer", words("Collections"), icon("menu"), class_="quiet burger")
-    return join(burger, el("h1", collection), el("div", tabs, class_="segments tabs", role="tablist"))
+    return join(burger, el("h1", collection), segments("tab", names, tab, class_="segments tabs", tabs=True))
+
+
+def dock(tasks: Sequence[Task], task: Task, only: str, words: Words) -> Html:
+    """What stands above the box: how the next question is answered, and of which documents alone."""
+    names = {"text": words("Answer"), "tables": words("Tables"), "summary": words("Summary")}
+    chosen: dict[str, str] = {name: names[name] for name in tasks}
+    chip = el(
+        "div",
+        el("span", words("Only: {what}", what=only)),
+        el("button", words("Ask all"), type="button", class_="quiet", data_act="unscope"),
+        class_="chip",
+    )
+    ways = segments("task", chosen, task, words("How it is answered"), "segments tasks") if len(tasks) > 1 else ""
+    return join(ways, chip if only else "")
 
 
 def confirm(question: str, act: str, label: str, words: Words, **data: str | float | None) -> Html:
@@ -137,8 +144,8 @@ def confirm(question: str, act: str, label: str, words: Words, **data: str | flo
         el("p", question),
         el(
             "div",
-            el("button", words("Cancel"), type="button", class_="pill plain", data_act="no"),
-            el("button", label, type="button", class_="pill danger", data_act=act, **data),
+            pill("no", words("Cancel"), "pill plain"),
+            pill(act, label, "pill danger", **data),
             class_="actions",
         ),
         class_="confirm",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nicegui import ui
 
 from tinyseek.studio import kb_hits
+from tinyseek.studio.live import Said, int_of, markup
 
 if TYPE_CHECKING:
     from tinyseek.knowledge.answer.options import How
     from tinyseek.studio.kb_page import KbPage
 
-Said = dict[str, Any]
 _LIMIT = 20
 
 
@@ -28,8 +27,8 @@ class SearchTab:
         self._text, self._how = "", "hybrid"
         self._asked = 0
         with ui.element("div").classes("inner"):
-            self._box = _html("", "search-box")
-            self._hits = _html("", "found").props('role="region" aria-live="polite"')
+            self._box = markup("", "search-box")
+            self._hits = markup("", "found").props('role="region" aria-live="polite"')
         self.clear()
 
     def clear(self) -> None:
@@ -59,20 +58,12 @@ class SearchTab:
         base = await self._page.base()
         how: How = self._how  # type: ignore[assignment]  # one of them: see act_how
         began = time.perf_counter()
-        found = await asyncio.to_thread(base.search, text, how, _LIMIT, self._page.scope)
+        found = await asyncio.to_thread(base.search, text, how, _LIMIT, self._page.thread.scope)
         if asked == self._asked:
             self._hits.content = kb_hits.hits(found, text, time.perf_counter() - began, self._words)
 
     async def act_hit(self, said: Said) -> None:
         """A passage was clicked."""
         base = await self._page.base()
-        number = -1
-        with contextlib.suppress(ValueError):
-            number = int(str(said.get("id")))
-        for stored in await asyncio.to_thread(base.index.chunks, [number]):
+        for stored in await asyncio.to_thread(base.index.chunks, [int_of(said.get("id"))]):
             await self._page.viewer.open(stored.document, chunk=stored.id)
-
-
-def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
-    """HTML of ours, in which all text is escaped already."""
-    return ui.html(content, sanitize=False, tag=tag).classes(classes)

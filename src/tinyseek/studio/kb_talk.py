@@ -10,11 +10,13 @@ from typing import Any
 from nicegui import ui
 
 from tinyseek.evaluate.page import Html, el, join
+from tinyseek.studio import kb_summary, kb_tables
 from tinyseek.studio.chats import Message
-from tinyseek.studio.kb_asking import places_of
 from tinyseek.studio.kb_hits import emphasised, flattened, snippet
 from tinyseek.studio.kb_listing import kind_mark
 from tinyseek.studio.kb_text import markdown_table, where
+from tinyseek.studio.kb_writing import places_of
+from tinyseek.studio.live import markup
 from tinyseek.studio.markdown import blocks
 from tinyseek.studio.pieces import button, duration, icon
 from tinyseek.studio.words import Words
@@ -29,19 +31,23 @@ _QUOTE = 260  # characters of a source's quote in its card
 class ExchangeView:
     """Draws a message again and again from what it is now, and touches only what became otherwise."""
 
-    def __init__(self, message: Message, words: Words) -> None:
-        """Build it, empty; needs NiceGUI's slot."""
-        self.message, self._words = message, words
+    def __init__(self, message: Message, words: Words, tables: bool = False) -> None:
+        """Build it, empty; needs NiceGUI's slot.
+
+        Args:
+            tables: there are sheets, so that what was found in one may be asked of it as a table.
+        """
+        self.message, self._words, self._tables = message, words, tables
         self._blocks: list[ui.html] = []
         self.article = ui.element("article").classes(f"message {message.role}")
         with self.article:
             if message.role == "user":
-                self._whole = _html("")
+                self._whole = markup("")
             else:
-                self._thought = _html("")
+                self._thought = markup("")
                 self._prose = ui.element("div").classes("prose")
-                self._below = _html("")
-                self._bar = _html("", "bar")
+                self._below = markup("")
+                self._bar = markup("", "bar")
 
     def show(self, last: bool) -> None:
         """The message as it is now.
@@ -56,11 +62,10 @@ class ExchangeView:
         writing = message.state == "writing"
         self.article.classes(**{"add" if writing else "remove": "writing"})
         self._thought.content = _thought(message, words)
-        self._show_blocks(answer_blocks(message, words))
-        below: list[str] = []
-        if writing and not message.content:
-            below.append(join(el("p", _progress(message, words), class_="told", role="status"), _DOTS))
-        below += [found_nothing(message, words), sources(message, words), _passages(message, words)]
+        shown, below = _drawn(message, words)
+        self._show_blocks(shown)
+        if self._tables and not writing and _is_of_a_sheet(message):
+            below.append(_reckon(message, words))
         if message.state == "failed":
             below.append(_failed(message, words))
         if last and not writing:
@@ -68,7 +73,7 @@ class ExchangeView:
         self._below.content = join(*(Html(part) for part in below))
         self._bar.content = Html("") if writing else _bar(message, words)
 
-    def _show_blocks(self, shown: list[str]) -> None:
+    def _show_blocks(self, shown: Sequence[str]) -> None:
         for element in self._blocks[len(shown) :]:
             element.delete()
         del self._blocks[len(shown) :]
@@ -77,7 +82,46 @@ class ExchangeView:
                 self._blocks[number].content = block
             else:
                 with self._prose:
-                    self._blocks.append(_html(block))
+                    self._blocks.append(markup(block))
+
+
+def _drawn(message: Message, words: Words) -> tuple[Sequence[str], list[str]]:
+    """An answer by its kind: its blocks, and what stands below them."""
+    waits = message.state == "writing" and not message.content
+    match message.facts.get("task"):
+        case "tables":
+            shown = [kb_tables.answer(message, words)] if message.content else []
+            return shown, [_waiting(words("Reading the tables …"))] if waits else []
+        case "summary":
+            if waits:
+                return [], [kb_summary.progress(message, words)]
+            if message.facts.get("how") == "extractive":
+                return [kb_summary.sentences(message, words)], []
+            return blocks(message.content), [kb_summary.parts(message, words)]
+        case "remember":
+            return [el("p", icon("check"), " ", message.content, class_="remembered")], []
+    below: list[str] = [_waiting(_progress(message, words))] if waits else []
+    below += [found_nothing(message, words), sources(message, words), _passages(message, words)]
+    return answer_blocks(message, words), below
+
+
+def _waiting(said: str) -> Html:
+    return join(el("p", said, class_="told", role="status"), _DOTS)
+
+
+def _is_of_a_sheet(message: Message) -> bool:
+    """Whether an answer leans on a sheet, or nothing was found and a sheet comes nearest."""
+    if message.facts.get("task") or message.state == "failed":
+        return False
+    known = message.facts.get("citations") or message.facts.get("hits") or []
+    return any(isinstance(entry, dict) and entry.get("kind") in kb_tables.KINDS for entry in known[:3])
+
+
+def _reckon(message: Message, words: Words) -> Html:
+    asked = str(message.facts.get("question") or message.facts.get("asked") or "")
+    label = words("Work it out from the tables")
+    again = button("try", label, icon("sum"), label, class_="pill plain", data_text=asked, data_task="tables")
+    return el("div", again, class_="reckon")
 
 
 def answer_blocks(message: Message, words: Words) -> list[str]:
@@ -183,7 +227,7 @@ def sources(message: Message, words: Words) -> Html:
 
 def found_nothing(message: Message, words: Words) -> Html:
     """Said plainly: the documents do not answer this."""
-    if message.facts.get("found") is not False:
+    if message.facts.get("found") is not False or message.facts.get("task"):
         return Html("")
     text = re.sub(r"\s*\[\d+\]", "", message.content).strip() or words("The documents do not answer this.")
     hint = (
@@ -272,7 +316,9 @@ def _failed(message: Message, words: Words) -> Html:
 def _bar(message: Message, words: Words) -> Html:
     return join(
         button("copy", words("Copy"), icon("copy"), data_id=message.id) if message.content else "",
-        button("retry", words("Another answer"), icon("again"), data_id=message.id),
+        button("retry", words("Another answer"), icon("again"), data_id=message.id)
+        if message.facts.get("task") != "remember"
+        else "",
         el("span", [el("span", fact) for fact in facts(message, words)], class_="facts"),
     )
 
@@ -282,10 +328,13 @@ def facts(message: Message, words: Words) -> Iterator[str]:
     known = message.facts
     if message.state == "stopped":
         yield words("stopped")
+    if known.get("task") == "summary" and known.get("of"):
+        yield words("{count} documents", count=f"{known['of']:,}") if known["of"] > 1 else words("one document")
     if known.get("question") and known.get("question") != known.get("asked"):
         yield words("searched for “{question}”", question=str(known["question"])[:200])
     if known.get("how") == "extractive" and known.get("found") is not False:
-        yield words("quoted word for word")
+        summary = known.get("task") == "summary"
+        yield words("the documents' own sentences") if summary else words("quoted word for word")
     elif known.get("how") == "model" and known.get("model"):
         yield str(known["model"])
     if known.get("finish") == "length":
@@ -308,11 +357,11 @@ def looked_at(message: Message, index: int) -> Mapping[str, Any] | None:
     return _entry(message.facts.get("hits"), index)
 
 
+def part_of(message: Message, index: int) -> Mapping[str, Any] | None:
+    """One of the parts that a summary was made of."""
+    return _entry(message.facts.get("parts"), index)
+
+
 def _entry(entries: Sequence[Any] | None, index: int) -> Mapping[str, Any] | None:
     known = entries or []
     return known[index] if 0 <= index < len(known) and isinstance(known[index], dict) else None
-
-
-def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
-    """HTML of ours, in which all text is escaped or sanitised already."""
-    return ui.html(content, sanitize=False, tag=tag).classes(classes)

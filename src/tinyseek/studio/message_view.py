@@ -9,6 +9,7 @@ from nicegui import ui
 from tinyseek.evaluate.page import Html, el, join
 from tinyseek.studio import pieces
 from tinyseek.studio.chats import Message
+from tinyseek.studio.live import markup
 from tinyseek.studio.markdown import blocks
 from tinyseek.studio.words import Words
 
@@ -33,13 +34,13 @@ class MessageView:
         self.article = ui.element("article").classes(f"message {message.role}")
         with self.article:
             if message.role == "user":
-                self._whole = _html("")
+                self._whole = markup("")
             else:
                 self._before = ui.element("div")
                 self._prose = ui.element("div").classes("prose")
-                self._tokens = _html("")
-                self._calls = _html("")
-                self._bar = _html("", "bar")
+                self._tokens = markup("")
+                self._calls = markup("")
+                self._bar = markup("", "bar")
 
     def show(self, results: Mapping[str, str], last: bool) -> None:
         """The message as it is now.
@@ -91,8 +92,8 @@ class MessageView:
         """What the model thought, folded; opened, it stays open while the thought grows."""
         if self._thought is None:
             with self._before, ui.element("details").classes("thought") as self._thought:
-                self._label = _html("", tag="summary")
-                self._thinking = _html("", "inner prose")
+                self._label = markup("", tag="summary")
+                self._thinking = markup("", "inner prose")
         assert self._label is not None
         assert self._thinking is not None
         thinks = self.message.state == "writing" and not self.message.content and not self.message.calls
@@ -112,9 +113,4 @@ class MessageView:
                 self._blocks[number].content = block
             else:
                 with self._prose:
-                    self._blocks.append(_html(block))
-
-
-def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
-    """HTML in which all text is escaped or sanitised already."""
-    return ui.html(content, sanitize=False, tag=tag).classes(classes)
+                    self._blocks.append(markup(block))

@@ -13,6 +13,7 @@ from tinyseek.errors import UserError
 from tinyseek.evaluate.page import el, join
 from tinyseek.studio import form, inside
 from tinyseek.studio.chats import Message
+from tinyseek.studio.live import Said, markup
 from tinyseek.studio.memory import cache_meter
 from tinyseek.studio.options import Talk
 from tinyseek.studio.pieces import button, icon
@@ -41,7 +42,7 @@ class Panel:
         self._parts: dict[str, ui.html] = {}
         self.element = ui.element("aside").classes("panel")
         with self.element:
-            self._head = _html("", "head")
+            self._head = markup("", "head")
             self._body = ui.element("div").classes("body")
         self.element.set_visibility(False)
 
@@ -109,10 +110,10 @@ class Panel:
             self._parts[name].set_visibility(bool(content))
             return
         with self._body:
-            self._parts[name] = _html(content)
+            self._parts[name] = markup(content)
             self._parts[name].set_visibility(bool(content))
 
-    def act_close_panel(self, _: dict[str, Any]) -> None:
+    def act_close_panel(self, _: Said) -> None:
         self.close()
 
     # ---- settings ----
@@ -126,9 +127,9 @@ class Panel:
         for name, content in plain.items():
             self._part(name, content)
         with self._body, ui.element("details").classes("more"):
-            _html(self._words("More"), tag="summary")
+            markup(self._words("More"), tag="summary")
             for name, content in more.items():
-                self._parts[name] = _html(content)
+                self._parts[name] = markup(content)
 
     def _show_models(self) -> None:
         """Whom to talk with, where there is a choice."""
@@ -136,13 +137,13 @@ class Panel:
         if len(models) > 1:
             self._part("model", form.models(list(models), self._page.shared.chat_of(self._page.talk).name, self._words))
 
-    def act_set(self, said: dict[str, Any]) -> None:
+    def act_set(self, said: Said) -> None:
         """A field was typed into."""
         name, text = str(said.get("field")), str(said.get("text", ""))
         if name in Talk.model_fields:
             self._set(name, form.parsed(name, text))
 
-    def act_choose(self, said: dict[str, Any]) -> None:
+    def act_choose(self, said: Said) -> None:
         """One of a few was clicked."""
         name = str(said.get("field"))
         if name == "thinking":
@@ -152,7 +153,7 @@ class Panel:
             self._set(name, str(said["value"]))
             self._show_models()
 
-    def act_reset(self, said: dict[str, Any]) -> None:
+    def act_reset(self, said: Said) -> None:
         """Back to what the model prefers."""
         name = str(said.get("field"))
         if name in Talk.model_fields:
@@ -239,7 +240,7 @@ class Panel:
         stats = self._page.shared.stats()
         self._part("memory", cache_meter(chosen.facts if chosen else {}, stats, self._look, self._words))
 
-    async def act_token(self, said: dict[str, Any]) -> None:
+    async def act_token(self, said: Said) -> None:
         """A token was clicked."""
         if self._look is not None and str(said.get("token", "")).isdecimal():
             token = int(said["token"])
@@ -247,7 +248,7 @@ class Panel:
                 self._look.token = token if token != self._look.token else None
                 await self._token_changed()
 
-    async def act_step(self, said: dict[str, Any]) -> None:
+    async def act_step(self, said: Said) -> None:
         """The token before, or after."""
         if self._look is not None and said.get("by") in ("-1", "1"):
             self._look.step(int(said["by"]))
@@ -262,13 +263,13 @@ class Panel:
             self._show_inside()
             self._page.script(f"studio.mark({json.dumps(look.token)})")
 
-    async def act_layer(self, said: dict[str, Any]) -> None:
+    async def act_layer(self, said: Said) -> None:
         """Whose attention to show: a layer's, or the mean of all."""
         if self._look is not None:
             self._look.layer = _chosen(said, self._look.seen.layers)
             await self._attention_changed()
 
-    async def act_head(self, said: dict[str, Any]) -> None:
+    async def act_head(self, said: Said) -> None:
         """Likewise, a head's."""
         if self._look is not None:
             self._look.head = _chosen(said, self._look.seen.heads)
@@ -279,12 +280,28 @@ class Panel:
         if look is not None and look.token is not None:
             self._part("attention", inside.attention(look, self._words))
 
+    # ---- the buttons at the top and under answers ----
+
+    def act_settings(self, _: Said) -> None:
+        self.open("settings")
+
+    async def act_inside(self, _: Said) -> None:
+        """The toggle at the top: the last answer that is written."""
+        answers = [message for view in self._page.views.values() if _is_answer(message := view.message)]
+        await self.toggle_inside(answers[-1] if answers else None)
+
+    async def act_look(self, said: Said) -> None:
+        """The eye under an answer."""
+        message = self._page.message(said.get("id"))
+        if message is not None and _is_answer(message):
+            await self.toggle_inside(message)
+
 
 def _chosen(said: dict[str, Any], count: int) -> int | None:
     value = str(said.get("value", ""))
     return int(value) if value.isdecimal() and int(value) < count else None
 
 
-def _html(content: str, classes: str = "", tag: str = "div") -> ui.html:
-    """HTML of ours, in which all text is escaped already."""
-    return ui.html(content, sanitize=False, tag=tag).classes(classes)
+def _is_answer(message: Message) -> bool:
+    """Whether there is something to look into."""
+    return message.role == "assistant" and message.state != "writing" and not message.empty

@@ -39,6 +39,8 @@ _ICONS = {
     "save": "M12 4v11M7 10.5l5 5 5-5M5 20h14",
     "wide": "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
     "minus": "M5 12h14",
+    "sum": "M17.5 7V4.500h-11l6 7.500-6 7.500h11V17",
+    "list": "M4 6.500h16M4 12h16M4 17.500h9",
     "book": "M4 5.5c3-1.3 5.7-1 8 .6 2.300-1.600 5-1.900 8-.6v13c-3-1.300-5.700-1-8 .6-2.300-1.600-5-1.900-8-.6zM12 6.100v13",
 }
 MARK = Html(
@@ -250,21 +252,54 @@ def duration(seconds: float, words: Words) -> str:
 
 def editor(message: Message, words: Words) -> Html:
     """A question being written anew."""
-    return el(
-        "div",
-        el("textarea", "\n", message.content, class_="edit-text", aria_label=words("Edit"), rows="1"),
+    return edit_box(message.content, words("Edit"), words("Send"), words, data_id=message.id)
+
+
+def edit_box(
+    text: str,
+    label: str,
+    done: str,
+    words: Words,
+    before: Child = "",
+    class_: str = "edit-text",
+    act: str = "save-edit",
+    leave: str = "cancel-edit",
+    longest: int | None = None,
+    **data: str | float | None,
+) -> Html:
+    """A text to be changed in its place, to be sent or left.
+
+    Args:
+        label: what the text is, for those who cannot see it; done: what the button that sends says.
+        act, leave: what its buttons do.
+        before: what stands left of the buttons.
+    """
+    area = el("textarea", "\n", text, class_=class_, aria_label=label, rows="1", maxlength=longest)
+    buttons = (pill(leave, words("Cancel"), "pill plain", **data), pill(act, done, **data))
+    return el("div", area, el("div", before, *buttons, class_="actions"), class_="edit")
+
+
+def pill(act: str, label: str, class_: str = "pill", /, **data: str | float | None) -> Html:
+    """A button that says in words what it does."""
+    return el("button", label, type="button", class_=class_, data_act=act, **data)
+
+
+def segments(
+    act: str, names: Mapping[str, Child], here: str, label: str = "", class_: str = "segments", tabs: bool = False
+) -> Html:
+    """Buttons of which one is on: faces of a page (`tabs`), or ways to do something."""
+    chosen = "aria_selected" if tabs else "aria_pressed"
+    buttons = [
         el(
-            "div",
-            el(
-                "button",
-                words("Cancel"),
-                type="button",
-                class_="pill plain",
-                data_act="cancel-edit",
-                data_id=message.id,
-            ),
-            el("button", words("Send"), type="button", class_="pill", data_act="save-edit", data_id=message.id),
-            class_="actions",
-        ),
-        class_="edit",
-    )
+            "button",
+            inside,
+            type="button",
+            role="tab" if tabs else None,
+            class_="on" if name == here else None,
+            data_act=act,
+            data_name=name,
+            **{chosen: "true" if name == here else "false"},
+        )
+        for name, inside in names.items()
+    ]
+    return el("div", buttons, class_=class_, role="tablist" if tabs else "group", aria_label=label or None)

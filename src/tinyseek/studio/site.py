@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tinyseek.studio import sockets
 from tinyseek.studio.chats import Chats
 from tinyseek.studio.options import StudioSettings
 from tinyseek.studio.words import Language, Words, preferred
@@ -49,6 +50,7 @@ def run(app: FastAPI) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"nicegui\.ui_run_with")
     nicegui.app.add_static_files("/_studio", _STATIC)
     nicegui.app.add_middleware(_Policy)
+    sockets.bind()
     ui.run_with(
         app,
         title="tinyseek",

@@ -236,7 +236,22 @@
       });
     },
     save(area) {
-      one('[data-act="save-edit"]', area.closest(".edit"))?.click();
+      one(".actions button:last-child", area.closest(".edit"))?.click();
+    },
+    // How the next question is answered; a summary needs no words.
+    task(name, hint) {
+      const box = one("#ask");
+      if (!box) return;
+      box.dataset.task = name;
+      box.placeholder = hint;
+    },
+    may_be_empty() {
+      return one("#ask").dataset.task === "summary";
+    },
+    emptied(selector) {
+      const field = one(selector);
+      if (field) field.value = "";
+      field?.focus();
     },
     ask() {
       soon(() => one(".asking button")?.focus());
@@ -250,6 +265,9 @@
     if (one(".asking .confirm")) {
       event.stopImmediatePropagation();
       one('.asking [data-act="no"]').click();
+    } else if (one('[data-act="leave-fact"]')) {
+      event.stopImmediatePropagation();
+      one('[data-act="leave-fact"]').click();
     } else if (at.matches?.(".make-text, .tag-text")) {
       event.stopImmediatePropagation();
       at.value = at.defaultValue;

@@ -5,11 +5,11 @@
   const DRAFT = location.pathname.startsWith("/kb") ? "tinyseek.kb-draft" : "tinyseek.draft";
 
   const studio = {
-    // The text that was typed, taken out of the box; empty while an answer is being written.
-    take() {
+    // The text that was typed, taken out of the box; null while an answer is being written, and where there must be a text and is none.
+    take(empty = false) {
       const area = box();
       const text = area.value;
-      if (!text.trim() || one(".composer").classList.contains("busy")) return "";
+      if ((!text.trim() && !empty) || one(".composer").classList.contains("busy")) return null;
       studio.put("");
       studio.stick();
       return text;

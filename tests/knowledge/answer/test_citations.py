@@ -120,6 +120,20 @@ def test_what_is_kept_and_what_is_dropped(text: str, kept: list[int], dropped: i
     assert list(cited_numbers(checker.text)) == kept or "```" in text or "2024" in text
 
 
+@pytest.mark.parametrize(
+    ("claim", "number", "held"),
+    [
+        ("Accuracy rewards check whether the answer is correct.", 0, True),
+        ("Accuracy rewards check whether the answer is correct, because lawyers demanded expensive audits.", 0, False),
+        ("Accuracy rewards check whether the answer is correct, because of the reward system, as it were.", 0, True),
+        ("准确性奖励检查答案是否正确，因为律师要求昂贵的审计。", 2, False),
+        ("准确性奖励检查答案是否正确，因为模型使用了奖励。", 2, True),
+    ],
+)
+def test_a_reason_of_which_the_passage_says_nothing_is_not_held(claim: str, number: int, held: bool) -> None:
+    assert (Supporter(PASSAGES, HashEmbedder()).support(claim, number) is not None) == held
+
+
 def test_nothing_that_is_no_marker_is_ever_lost() -> None:
     """Random text with brackets in random pieces comes back as it was."""
     draw = random.Random(4)

@@ -5,7 +5,8 @@ before it: back to the last marker, or else to the beginning of the sentence; wh
 the sentence after it. A claim is held against the sentences of the cited passage, in three steps:
 
     numbers    every figure of the claim stands in the passage; units and ways of writing count for nothing (800k, 800,000, 80万)
-    words      some of the claim's words stand there, in the claim's language or by the dictionary in the other
+    words      some of the claim's words stand there, in the claim's language or by the dictionary in the other; of each part
+               of it one at least: a made-up reason after a true statement is seen by that
     meaning    one of its sentences comes near the claim; across languages, nearer than any of the other passages'
 
 A marker that fails is taken out of the text and counted; one that holds is shown as [n] and carries the sentences that hold it.

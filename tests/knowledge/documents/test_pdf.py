@@ -141,7 +141,10 @@ def test_broken_words_are_made_whole_and_others_keep_their_hyphen(tmp_path: Path
         "art is DeepSeek-",
         "R1, after a cold-",
         "start; each cold-start needs infor-",
-        "mation.",
+        "mation. On a larger-",
+        "scale the scale is large: larger models, ed-",
+        "ited as the ed- or the edited one, and a net-",
+        "work: net work is no network.",
     ]
     for number, line in enumerate(lines):
         canvas.drawString(80, 700 - 15 * number, line)
@@ -149,7 +152,8 @@ def test_broken_words_are_made_whole_and_others_keep_their_hyphen(tmp_path: Path
     (block,) = parse(tmp_path / "a.pdf", DEFAULT).blocks
     assert " ".join(block.text.split()) == (
         "We train a model under supervision. The state-of-the-art is DeepSeek-R1, after a cold-start; "
-        "each cold-start needs information."
+        "each cold-start needs information. On a larger-scale the scale is large: larger models, edited as the ed- or the edited "
+        "one, and a network: net work is no network."
     )
 
 

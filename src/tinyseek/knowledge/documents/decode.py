@@ -2,7 +2,7 @@
 
 A byte order mark decides; then UTF-16 by where its zero bytes or its Chinese high bytes stand; then UTF-8, strictly; then, of the
 encodings that a text of this kind may have, the one in which it reads most like a language: Chinese, Japanese and Korean by their
-most frequent characters, Cyrillic and Western letters by whether ASCII's stand among them in one word. Nothing fails: what is broken
+most frequent characters, Cyrillic and Western letters by whether ASCII's stand among them in a word. Nothing fails: what is broken
 in a text becomes U+FFFD, and is counted.
 """
 

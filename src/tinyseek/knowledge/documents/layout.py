@@ -324,7 +324,8 @@ def glue(above: str, below: str, known: Container[str] = ()) -> str:
     """Two lines of a paragraph as one text: broken words made whole, no blank between Chinese characters.
 
     Args:
-        known: words of the same document, in small letters: whether "cold-" "start" is cold-start or coldstart.
+        known: words of the same document, in small letters. "cold-" "start" is coldstart if that stands there; else cold-start if
+            that does, or cold and start by themselves; else coldstart, as most words that are broken in two are one.
     """
     end = above[-_TAIL:]  # a paragraph is glued line by line, and may be long
     if _CJK_END.search(end[-1:]) and _CJK_START.match(below):
@@ -338,8 +339,10 @@ def glue(above: str, below: str, known: Container[str] = ()) -> str:
     last = stem.group(1).casefold()
     if not below[0].islower() or not last.isalpha() or first is None:
         return above + below  # DeepSeek-R1, state-of-the-art
-    whole, apart = last + first.group().casefold(), f"{last}-{first.group().casefold()}"
-    return above + below if apart in known and whole not in known else above[:-1] + below
+    following = first.group().casefold()
+    words = min(len(last), len(following)) > 2 and last in known and following in known  # "larger-" "scale"
+    keeps = last + following not in known and (words or f"{last}-{following}" in known)
+    return above + below if keeps else above[:-1] + below
 
 
 # ---- margins ---------------------------------------------------------------------------------------------------------------------

@@ -217,9 +217,12 @@ def _plain(text: str) -> str:
 def _words(lines: Sequence[Line]) -> frozenset[str]:
     """The words of a document, in small letters: what a broken one may be made whole to."""
     found: set[str] = set()
+    broken = False
     for line in lines:
-        found.update(line.text.casefold().split())
-    return frozenset(word.strip(".,;:()[]\"'“”") for word in found if word[-1] != "-")
+        found.update(line.text.casefold().split()[int(broken) :])  # "vised" of "super-" "vised" is none
+        broken = line.text.endswith("-")
+    whole = {word.strip(".,;:()[]\"'“”") for word in found if word[-1] != "-"}
+    return frozenset(whole.union(*(word.split("-") for word in whole if "-" in word)))
 
 
 def _has_leaders(text: str) -> bool:

@@ -21,7 +21,10 @@ from tinyseek.model.transformer import CausalLM
 from tinyseek.text.tokenizer import Tokenizer, TokenizerSettings
 from tinyseek.tune import reward
 from tinyseek.tune.preferences.pairs import gather_pairs
+from tinyseek.tune.reward import RewardModel
 from tinyseek.tune.reward_options import RewardSettings
+from tinyseek.tune.rl.options import GrpoSettings
+from tinyseek.tune.rl.rewards import RewardSet
 
 KIND, RUDE, PLAIN = ["please", "thanks"], ["never", "idiot"], ["the", "answer", "is", "seven", "of", "them"]
 
@@ -159,6 +162,26 @@ def test_a_trained_reward_model_prefers_likewise(made: Path, tmp_path: Path, way
     with torch.no_grad():
         logits = theirs(**{name: rendered[name] for name in ("input_ids", "attention_mask")}).logits
     assert logits.squeeze(-1).tolist() == pytest.approx([kind, rude], abs=1e-4)
+
+
+def test_it_rewards_answers_in_reinforcement_learning(made: Path, tmp_path: Path) -> None:
+    """By its folder's name among the arguments; another folder there is another model that learned by it."""
+    reward.build(settings_of(made, steps=2, val_fraction=0), tmp_path / "judge")
+    prompts = [[{"role": "user", "content": text}] for text in ("hello", "what is it?", "hello")]
+    completions = [[{"role": "assistant", "content": text}] for text in ("yes please", "no", "<think>hm</think>no")]
+    with RewardSet(["reward_model"], args=[{"model": str(tmp_path / "judge")}]) as rewards:
+        scores = rewards(prompts, completions, [{}] * 3)[:, 0]
+    assert scores.tolist() == pytest.approx(RewardModel(tmp_path / "judge").score(prompts, completions), abs=1e-6)
+    assert len(set(scores.tolist())) == 3
+    settings = GrpoSettings.read({"rewards": {"reward_model": {"args": {"model": str(tmp_path / "judge")}}}})
+    assert settings.essence()["reward_files"] == {str(tmp_path / "judge"): artifact.read(tmp_path / "judge").key}
+    for args, why in (
+        ({}, "which one"),
+        ({"model": str(tmp_path / "none")}, "none"),
+        ({"model": str(made / "base")}, "no head"),
+    ):
+        with pytest.raises(UserError, match=why):
+            RewardSet(["reward_model"], args=[args])
 
 
 def test_what_cannot_be_judged_is_refused(made: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class CollectSettings(StageSettings):
     rewards: dict[str, float | RewardOptions] = Field(
         {"exact_answer": 1.0},
         description="name -> weight, or {weight, args}, of what judges the answers: exact_answer, format, length, repetition, "
-        "tool_calls, judge, file.py:name; the first says whether an answer is right. {} for nothing",
+        "tool_calls, judge, reward_model, file.py:name; the first says whether an answer is right. {} for nothing",
     )
     on_reward_error: Literal["skip", "stop"] = Field(
         "skip", description="a reward that raises or takes too long: leave out what it did not tell, or end the run"
@@ -157,7 +157,7 @@ class CollectSettings(StageSettings):
         essence = super().essence() | ({"teacher": server} if self.at_server else {})
         if self.rewards:
             essence["judged_by"] = next(iter(self.rewards))
-        if files := reward_files(self.rewards):
+        if files := reward_files(self.reward_options()):
             essence["reward_files"] = files
         return essence | ({"unfinished": "accept", "budget": self.budget} if self.unfinished == "accept" else {})
 

@@ -5,7 +5,7 @@ Names that TRL has for a thing are TRL's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,10 +26,12 @@ class RewardOptions(Settings):
     args: dict[str, Any] = Field({}, description="named arguments of the function, for example {limit: 200} of length")
 
 
-def reward_files(rewards: Iterable[str]) -> dict[str, str]:
-    """The hash of each file that a reward comes from: another function makes another model. What it imports is not seen."""
+def reward_files(rewards: Mapping[str, RewardOptions]) -> dict[str, str]:
+    """The hash of each file that a reward comes from, and of each model folder that judges: another one makes another model.
+    What a file imports is not seen."""
     files = {name.rpartition(":")[0] for name in rewards}
-    return {file: key_of(Path(file)) for file in sorted(files) if file and Path(file).is_file()}
+    files |= {str(entry.args.get("model", "")) for entry in rewards.values()}
+    return {file: key_of(Path(file)) for file in sorted(files) if file and Path(file).exists()}
 
 
 class RlSettings(TuneSettings):
@@ -43,8 +45,8 @@ class RlSettings(TuneSettings):
     rewards: dict[str, float | RewardOptions] = Field(
         {"exact_answer": 1.0},
         min_length=1,
-        description="name -> weight, or {weight, args}: exact_answer, format, length, repetition, tool_calls, judge, or a function "
-        "of yours as file.py:name; f(completions, **columns) -> list of numbers or none, as in TRL",
+        description="name -> weight, or {weight, args}: exact_answer, format, length, repetition, tool_calls, judge, reward_model, "
+        "or a function of yours as file.py:name; f(completions, **columns) -> list of numbers or none, as in TRL",
     )
     on_reward_error: Literal["skip", "stop"] = Field(
         "skip", description="a reward that raises or takes too long: leave out what it did not tell, or end the run"
@@ -112,7 +114,7 @@ class RlSettings(TuneSettings):
     @cached_property
     def _reward_files(self) -> dict[str, str]:
         """As they are when first asked for: one that is edited while a run is under way is another run's."""
-        return reward_files(self.rewards)
+        return reward_files(self.reward_options())
 
     def essence(self) -> dict[str, Any]:
         """With the content of the files that rewards are in."""

@@ -236,6 +236,25 @@ class Judge:
         self.chat.close()
 
 
+class Scored:
+    """What a reward model says of each answer.
+
+    Args:
+        model: the folder of a reward model, as `tinyseek reward` makes them.
+        device: where it computes.
+    """
+
+    def __init__(self, model: str, device: str = "auto") -> None:
+        from tinyseek.tune.reward import RewardModel
+
+        self.model = RewardModel(model, device)
+
+    def __call__(self, completions: Sequence[Completion], prompts: Sequence[Sequence[Message]], **_: Any) -> Rewards:
+        """Score them, each after its prompt."""
+        said = [one if isinstance(one, str) else [dict(message) for message in one] for one in completions]
+        return list(self.model.score([[dict(message) for message in prompt] for prompt in prompts], said))
+
+
 FUNCTIONS: dict[str, Callable[..., Rewards]] = {
     "exact_answer": exact_answer,
     "format": format,
@@ -243,7 +262,7 @@ FUNCTIONS: dict[str, Callable[..., Rewards]] = {
     "repetition": repetition,
     "tool_calls": tool_calls,
 }
-NAMES = (*FUNCTIONS, "judge")
+NAMES = (*FUNCTIONS, "judge", "reward_model")
 _ARGUMENTS = {
     "exact_answer": ("loose",),
     "format": (),
@@ -251,6 +270,7 @@ _ARGUMENTS = {
     "repetition": ("ngram", "most"),
     "tool_calls": (),
     "judge": ("model", "rubric", "scale", "at_once"),
+    "reward_model": ("model", "device"),
 }
 
 
@@ -258,7 +278,7 @@ def shipped(name: str, args: Mapping[str, Any]) -> Callable[..., Rewards]:
     """A reward of these by its name.
 
     Raises:
-        UserError: an argument that it does not have, or a judge without a model.
+        UserError: an argument that it does not have, or a judge or reward model that is not named.
     """
     from tinyseek.settings import suggestion
 
@@ -269,4 +289,8 @@ def shipped(name: str, args: Mapping[str, Any]) -> Callable[..., Rewards]:
         if "model" not in args:
             raise UserError("reward judge: which model? Give it as {weight: 1, args: {model: FOLDER or address}}")
         return Judge(**args)
+    if name == "reward_model":
+        if "model" not in args:
+            raise UserError("reward reward_model: which one? Give it as {weight: 1, args: {model: FOLDER}}")
+        return Scored(**args)
     return partial(FUNCTIONS[name], **args)

@@ -102,7 +102,9 @@ def _sections(blocks: Sequence[Block], settings: ChunkSettings, count_tokens: Co
             following = blocks[number + 1].path if number + 1 < len(blocks) else ()
             if following[: len(below)] == below:
                 continue  # it will be in the path of what follows; else it is text like any other
-        units = list(_units(block, number, settings, count_tokens))
+        goes_on = _goes_on(blocks, number)
+        parted = goes_on or _goes_on(blocks, number + 1)
+        units = list(_units(block, number, settings, count_tokens, goes_on, parted))
         if not units:
             continue
         if not sections or sections[-1].path != path:
@@ -121,11 +123,24 @@ def _sections(blocks: Sequence[Block], settings: ChunkSettings, count_tokens: Co
     return sections
 
 
-def _units(block: Block, number: int, settings: ChunkSettings, count_tokens: CountTokens) -> Iterator[_Unit]:
+def _goes_on(blocks: Sequence[Block], number: int) -> bool:
+    """Whether a block is one with the block right before it: a sentence or a table over a page's end."""
+    return 0 < number < len(blocks) and blocks[number].continued and blocks[number - 1].kind == blocks[number].kind
+
+
+def _units(
+    block: Block, number: int, settings: ChunkSettings, count_tokens: CountTokens, goes_on: bool, parted: bool
+) -> Iterator[_Unit]:
+    """What a block is made of.
+
+    Args:
+        goes_on: the block before it.
+        parted: it does, or the block after it goes on this one.
+    """
     if not block.text.strip():
         return
     if block.kind == "table":
-        yield from _rows(block, number, settings, count_tokens)
+        yield from _rows(block, number, settings, count_tokens, goes_on, parted)
         return
     kind = block.kind if block.kind in ("code", "caption") else "text"
     at = 0
@@ -141,7 +156,7 @@ def _units(block: Block, number: int, settings: ChunkSettings, count_tokens: Cou
                     _narrowed(block, at, at + len(part.rstrip())),
                     number,
                     kind,
-                    goes_on=block.continued and at == 0,
+                    goes_on=goes_on and at == 0,
                 )
             at += len(part)
 
@@ -159,10 +174,12 @@ def _narrowed(block: Block, start: int, end: int) -> Place:
     return replace(block.place, lines=(first, first + text.count("\n", start, end)))
 
 
-def _rows(block: Block, number: int, settings: ChunkSettings, count_tokens: CountTokens) -> Iterator[_Unit]:
-    """A table as it is, or, if it is too long, its rows."""
+def _rows(
+    block: Block, number: int, settings: ChunkSettings, count_tokens: CountTokens, goes_on: bool, parted: bool
+) -> Iterator[_Unit]:
+    """A table as it is, or, if it is too long or goes over a page's end, its rows."""
     tokens = count_tokens([block.text])[0]
-    if tokens <= settings.tokens or block.table is None or not block.table.rows:
+    if (tokens <= settings.tokens and not parted) or block.table is None or not block.table.rows:
         if tokens <= settings.tokens:
             yield _Unit(block.text, block.place, number, "table", tokens)
         else:
@@ -176,17 +193,19 @@ def _rows(block: Block, number: int, settings: ChunkSettings, count_tokens: Coun
     if room < settings.tokens // 2:  # a head that leaves no room is not repeated
         header, room = "", settings.tokens
     lines = block.text.splitlines()
-    body = lines[heads + 1 :] if header else lines
+    body = lines[heads + 1 :] if header or goes_on else lines
     counts = count_tokens(body)
     for index, (line, count) in enumerate(zip(body, counts, strict=True)):
-        row = heads + index if header else max(0, index - (index >= heads))  # the rule below the head is no row
+        row = (
+            heads + index if header or goes_on else max(0, index - (index >= heads))
+        )  # the rule below the head is no row
         place = _row(block.place, row, len(table.rows))
         if count <= room:
-            yield _Unit(line, place, number, "table", max(count, 1), header, "\n")
+            yield _Unit(line, place, number, "table", max(count, 1), header, "\n", goes_on)
         else:
             for part in segment.pieces(line, room, lambda part: count_tokens([part])[0]):
-                yield _Unit(part, place, number, "table", 0, header, "\n")
-    if header and not body:
+                yield _Unit(part, place, number, "table", 0, header, "\n", goes_on)
+    if header and not body and not goes_on:
         yield _Unit(header, block.place, number, "table")
 
 
@@ -271,7 +290,11 @@ def _runs(units: list[_Unit]) -> Iterator[list[_Unit]]:
     runs: list[list[_Unit]] = []
     for unit in units:
         last = runs[-1] if runs else []
-        if last and unit.kind == last[-1].kind and (unit.kind == "text" or unit.block == last[-1].block):
+        if (
+            last
+            and unit.kind == last[-1].kind
+            and (unit.kind == "text" or unit.block == last[-1].block or (unit.kind == "table" and unit.goes_on))
+        ):
             last.append(unit)
         else:
             runs.append([unit])
@@ -361,9 +384,9 @@ def _chunk(repeated: list[_Unit], units: list[_Unit], path: tuple[str, ...], sec
         text = header
         overlap = len(header) + 1 if follows else 0
     for unit in [*repeated, *units]:
-        if text and unit.goes_on:
+        if text and unit.goes_on and unit.kind != "table":
             text = text.rstrip() + ("" if _CJK.match(text.rstrip()[-1:]) and _CJK.match(unit.text) else " ")
-        elif text and places and unit.block != places[-1][0]:
+        elif text and places and unit.block != places[-1][0] and not unit.goes_on:
             text = text.rstrip() + ("\n" if unit.block < 0 or places[-1][0] < 0 else "\n\n")
         elif text:
             text += unit.joint

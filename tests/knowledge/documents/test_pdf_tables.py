@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pdfplumber
 import pytest
 from knowledge.documents.pdf_files import canvas_of, paragraph, sentence, table
+from reportlab.lib import colors
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import Paragraph, SimpleDocTemplate, TableStyle
+from reportlab.platypus import Table as Drawn
 
-from tinyseek.knowledge.documents.blocks import Table
+from tinyseek.knowledge.chunks import split
+from tinyseek.knowledge.documents.blocks import Block, Document, Place, Table
 from tinyseek.knowledge.documents.limits import DEFAULT
 from tinyseek.knowledge.documents.pdf import parse
+from tinyseek.knowledge.documents.pdf_tables_on import tables_on
+from tinyseek.knowledge.options import ChunkSettings
 
 NAMES = ["Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta"]
 
@@ -146,3 +155,85 @@ def test_tables_are_left_out_when_they_are_not_wanted(tmp_path: Path) -> None:
     assert {block.kind for block in parse(tmp_path / "a.pdf", DEFAULT.model_copy(update={"tables": False})).blocks} == {
         "paragraph"
     }
+
+
+def long_table(file: Path, rows: list[list[str]], repeated: bool, then: list[list[str]] | None = None) -> Document:
+    """A table over several pages between two sentences; and perhaps another one on a page of its own."""
+    look = TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONTSIZE", (0, 0), (-1, -1), 9)])
+    text = getSampleStyleSheet()["BodyText"]
+    story = [Paragraph("What was sold in all of the towns stands below, by item and by month.", text)]
+    story += [Drawn(rows, [150, 90, 90], style=look, repeatRows=int(repeated))]
+    story += [Drawn(then, [150, 90, 90], style=look)] if then else [Paragraph("These were all that were sold.", text)]
+    SimpleDocTemplate(str(file), pagesize=A4).build(story)
+    return parse(file, DEFAULT)
+
+
+def count(texts: Sequence[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_table_over_the_ends_of_pages_is_one(tmp_path: Path, repeated: bool, seed: int) -> None:
+    rng = random.Random(seed)
+    print("seed", seed)
+    rows = [["Item", "May", "June"]]
+    rows += [
+        [f"{rng.choice(NAMES)} no. {number}", f"{rng.randint(1, 999)}", f"{rng.uniform(0, 9):.2f}"]
+        for number in range(95)
+    ]
+    document = long_table(tmp_path / "a.pdf", rows, repeated)
+    found = [block for block in document.blocks if block.table is not None]
+    assert [(block.place.page, block.continued) for block in found] == [(1, False), (2, True), (3, True)]
+    assert [list(row) for block in found for row in (block.table or Table(())).rows[1:]] == rows[1:]
+    assert all(list((block.table or Table(())).rows[0]) == rows[0] for block in found)
+    for tokens in (4000, 128):
+        chunks = [
+            c for c in split(document, ChunkSettings(tokens=tokens, section_tokens=8000), count) if c.kind == "table"
+        ]
+        assert (len(chunks) == 1) == (tokens == 4000)
+        assert all(chunk.text.startswith("| Item | May | June |\n| --- | --- | --- |\n") for chunk in chunks)
+        lines = [line for chunk in chunks for line in chunk.text.splitlines()[2:]]
+        assert lines == ["| " + " | ".join(row) + " |" for row in rows[1:]]
+        for chunk in chunks:
+            for place in chunk.places:
+                [own] = [block for block in found if block.place.page == place.page]
+                body = chunk.text[slice(*place.span or ())].removeprefix("| Item | May | June |\n| --- | --- | --- |\n")
+                assert set(body.splitlines()) <= set(own.text.splitlines())
+
+
+def test_another_table_on_the_next_page_is_another(tmp_path: Path) -> None:
+    rows = [["Item", "May", "June"], *([f"Item no. {number}", str(number), f"{number}.5"] for number in range(36))]
+    other = [["Town", "North", "South"], *([f"Town no. {number}", str(number), f"{number}.5"] for number in range(5))]
+    document = long_table(tmp_path / "a.pdf", rows, False, other)
+    found = [block for block in document.blocks if block.table is not None]
+    assert [(block.place.page, block.continued) for block in found] == [(1, False), (2, False)]
+    assert [list(row) for row in (found[1].table or Table(())).rows] == other
+
+
+@pytest.mark.parametrize(
+    ("between", "joined"),
+    [
+        (None, True),
+        ("Table 3 (continued)", True),
+        ("Tab. 2 (cont'd)", True),
+        ("续表 2-1", True),
+        ("表 2（续）", True),
+        ("Table 4: Another one.", False),
+        ("These were all.", False),
+    ],
+)
+def test_what_may_stand_between_the_parts_of_a_table(between: str | None, joined: bool) -> None:
+    def part(page: int, top: float, bottom: float, name: str) -> Block:
+        found = Table((("Item", "May"), (name, "1")))
+        return Block("table", found.markdown(), Place(page, ((50, top, 300, bottom),)), table=found)
+
+    first, second = part(1, 500, 780, "x"), part(2, 80, 200, "y")
+    caption = [Block("caption", between, Place(2))] if between else []
+    heights = {1: 842.0, 2: 842.0}
+    found = list(tables_on([first, *caption, second], heights))
+    assert [block.text for block in found] == [first.text, *([] if joined else [b.text for b in caption]), second.text]
+    assert found[-1].continued == joined
+    assert list(tables_on([first, *caption], heights)) == [first, *caption]  # a remark that nothing follows stays
+    short = part(1, 80, 200, "x")  # ends in the middle of its page
+    assert list(tables_on([short, second], heights)) == [short, second]

@@ -88,7 +88,9 @@ class Block:
     path: tuple[str, ...] = ()  # the headings above it, outermost first; a heading's own text is not in its path
     level: int = 0  # of a heading, from 1
     table: Table | None = None  # of a table
-    continued: bool = False  # goes on, in the middle of a sentence, the last paragraph before it: over a page's end
+    continued: bool = (
+        False  # goes on the last paragraph, in the middle of a sentence, or table before it: over a page's end
+    )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tinyseek.knowledge.documents.layout import CJK, Line, Piece, joined, lines_
 from tinyseek.knowledge.documents.limits import Limits
 from tinyseek.knowledge.documents.paragraphs import Look, blocks_of
 from tinyseek.knowledge.documents.pdf_page import Fonts, Page, Word, read_page
+from tinyseek.knowledge.documents.pdf_tables_on import tables_on
 
 _MOST_OUTLINE = 20_000  # entries of an outline that are looked at
 _MOST_PIXELS = 40_000_000  # of a page's picture
@@ -156,7 +157,8 @@ class _Reading:
         without_margins(pages)
         lines = [line for _, lines in pages for line in lines]
         look = Look(lines, self._outline())
-        blocks = tuple(self._upright(block) for block in blocks_of(lines, look) if block.text.strip())
+        upright = [self._upright(block) for block in blocks_of(lines, look) if block.text.strip()]
+        blocks = tuple(tables_on(upright, {page + 1: height for page, (_, height) in enumerate(self._sizes)}))
         title, author, date = self._about(blocks)
         self._is_empty = not blocks
         notes = tuple(self._notes())

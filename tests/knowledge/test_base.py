@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from knowledge.plain_reader import CountingEmbedder, PlainReader
 
 from tinyseek.errors import UserError
+from tinyseek.knowledge import uploads
 from tinyseek.knowledge.base import KnowledgeBase
 from tinyseek.knowledge.index.base import Filters
 from tinyseek.knowledge.options import ChunkSettings, KnowledgeSettings
@@ -220,6 +223,57 @@ def test_an_upload_is_kept_found_and_deleted(desk: Desk) -> None:
     broken = desk.base.add_bytes("bad.txt", b"broken")
     assert broken.outcome == "failed"
     assert [file.name for file in (desk.base.folder / "files").rglob("*.txt")] == ["notes.txt"]
+
+
+def test_an_upload_in_a_file_is_moved_in_and_never_held_whole(desk: Desk, tmp_path: Path) -> None:
+    small = tmp_path / "part"
+    small.write_bytes(b"alpha")
+    first = desk.base.add_file(small, "notes.txt", ["x"])
+    assert (first.outcome, first.file) == ("added", "notes.txt")
+    assert not small.exists()
+    assert Path(desk.base.document(first.document).source).read_bytes() == b"alpha"
+    small.write_bytes(b"alpha")
+    assert desk.base.add_file(small, "other.txt").outcome == "unchanged"
+    assert small.exists()  # it is whoever's wrote it
+    large = tmp_path / "large"
+    with large.open("wb") as stream:
+        stream.truncate(48 << 20)
+    tracemalloc.start()
+    try:
+        with desk.base.incoming("large.txt") as incoming, large.open("rb") as stream:
+            incoming.write_all(stream)
+            with pytest.raises(UserError, match="no name for a file"):
+                desk.base.add_file(incoming.path, "../large.txt")
+            moved = desk.base.folder / "files" / "aside" / "large.txt"
+            uploads.move_in(incoming.path, moved)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 << 20
+    assert moved.stat().st_size == 48 << 20
+    assert not incoming.path.exists()
+
+
+def test_an_upload_that_is_too_large_or_stops_leaves_nothing(desk: Desk, tmp_path: Path) -> None:
+    folder = desk.base.folder / "incoming"
+    with (
+        pytest.raises(UserError, match=r"big.txt: is 3 MB, more than 2 MB"),
+        uploads.Incoming(tmp_path, "big.txt", 2) as big,
+    ):
+        for _ in range(4):
+            big.write(b"x" * 900_000)
+    assert list((tmp_path / "incoming").iterdir()) == []
+    left = desk.base.incoming("left.txt")
+    left.write(b"half")
+    assert [file.read_bytes() for file in folder.iterdir()] == [b"half"]
+    del left  # whoever was sending went away
+    gc.collect()
+    assert list(folder.iterdir()) == []
+    old = folder / "0123.part"  # what a killed process left
+    old.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    with desk.base.incoming("next.txt") as following:
+        assert list(folder.iterdir()) == [following.path]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import base64
 import io
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from http_models import Running
@@ -258,6 +260,34 @@ def test_uploads_may_be_larger_than_other_requests_and_not_larger_than_allowed(o
     refused = own.client.post("/v1/kb/documents?name=huge.txt", content=b"x" * 2_100_000)
     assert refused.status_code == 413
     assert "kb_upload_mb" in refused.json()["error"]["message"]
+
+
+def test_an_upload_goes_to_the_disk_as_it_comes_and_is_gone_with_its_sender(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    with kb_server(tmp_path / "home", kb_upload_mb=2, max_body_mb=0.1) as own:
+        _send_half(own, tmp_path / "home" / "collections" / "default" / "incoming")
+
+
+def _send_half(own: Running, incoming: Path) -> None:
+    address = urlsplit(own.url)
+    with socket.create_connection((address.hostname or "", address.port or 0)) as sender:
+        head = (
+            f"POST /v1/kb/documents?name=slow.txt HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 1900000\r\n\r\n"
+        )
+        sender.sendall(head.encode() + b"word " * 300_000)
+        for _ in range(200):
+            sizes = [file.stat().st_size for file in incoming.iterdir()] if incoming.exists() else []
+            if sizes and sizes[0] > 1_000_000:
+                break
+            time.sleep(0.05)
+        assert sizes
+        assert 1_000_000 < sizes[0] < 1_900_000
+    for _ in range(200):
+        if not list(incoming.iterdir()):
+            break
+        time.sleep(0.05)
+    assert list(incoming.iterdir()) == []
+    assert "slow.txt" not in documents(own)
 
 
 def test_collections_are_made_and_deleted(own: Running) -> None:

@@ -226,9 +226,9 @@ class _Base:
         self.go = threading.Event()
         self.go.set()
 
-    def add_bytes(self, name: str, data: bytes) -> Progress:
+    def add_file(self, file: Path, name: str) -> Progress:
         self.go.wait(10)
-        self.added.append((name, data))
+        self.added.append((name, file.read_bytes()))
         if name.startswith("bad"):
             return Progress(name, "failed", "is no good")
         return Progress(name, "added", document=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tinyseek.errors import UserError
-from tinyseek.knowledge import files
+from tinyseek.knowledge import files, uploads
 from tinyseek.knowledge.chunks import searched
 from tinyseek.knowledge.documents.read import Readers
 from tinyseek.knowledge.embed.base import Embedder
@@ -161,28 +160,47 @@ class KnowledgeBase:
         yield from self._ingest(tags, say).run(search)
 
     def add_bytes(self, name: str, data: bytes, tags: Sequence[str] = ()) -> Progress:
-        """Add an upload: its bytes are kept in the collection's folder. The same bytes again change nothing.
+        """Add an upload that is in memory: its bytes are kept in the collection's folder. The same bytes again change nothing.
 
         Raises:
-            UserError: the name is none, or it cannot be kept.
+            UserError: the name is none, it is too large, or it cannot be kept.
+        """
+        files.upload_name(name)
+        with self.incoming(name) as incoming:
+            incoming.write(data)
+            return self.add_file(incoming.path, name, tags)
+
+    def incoming(self, name: str) -> uploads.Incoming:
+        """Where an upload of this name is written as it comes, to be handed to `add_file`; no more of it than may be kept.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        return uploads.Incoming(self.folder, name, self.settings.limits.file_mb)
+
+    def add_file(self, file: Path, name: str, tags: Sequence[str] = ()) -> Progress:
+        """Add an upload that lies in a file: it is moved into the collection's folder, unless the same bytes are there already.
+
+        Args:
+            name: what it is called; the file's own name says nothing.
+        Raises:
+            UserError: the name is none, it is too large, or it cannot be kept; the file is where it was.
         """
         path = files.upload_name(name)
-        most = self.settings.limits.file_mb
-        if len(data) > most * 1e6:
-            raise UserError(f"{name}: is {len(data) / 1e6:,.0f} MB, more than {most:,.0f} MB; split it")
-        sha256 = hashlib.sha256(data).hexdigest()
+        uploads.check_size(name, file.stat().st_size, self.settings.limits.file_mb)
+        sha256 = files.hash_of(file)
         for twin in self.index.by_content(sha256):
             if self._is_upload(twin):
                 if not set(tags) <= set(twin.tags):
                     self.set_tags(twin.id, (*twin.tags, *tags))
                 return Progress(name, "unchanged", f"has the same content as {twin.name}", twin.chunks, 1, 1, twin.id)
-        file = self.folder / "files" / sha256 / path.name
-        files.write_whole(file, data)
+        kept = self.folder / "files" / sha256 / path.name
+        uploads.move_in(file, kept)
         shown = _numbered(str(path), lambda wanted: bool(self.index.by_name(wanted)))
-        progress = self._one(files.Found(file, shown), tags)
+        progress = self._one(files.Found(kept, shown), tags)
         if progress.outcome == "failed":
-            file.unlink(missing_ok=True)
-            _remove_empty(file.parent)
+            kept.unlink(missing_ok=True)
+            _remove_empty(kept.parent)
         return progress
 
     def read_again(self, document: int) -> Progress:

@@ -223,6 +223,9 @@ class LockedBase(KnowledgeBase):
     def add_bytes(self, name: str, data: bytes, tags: Sequence[str] = ()) -> Progress:  # noqa: ARG002
         raise UserError(_READ_ONLY)
 
+    def add_file(self, file: Path, name: str, tags: Sequence[str] = ()) -> Progress:  # noqa: ARG002
+        raise UserError(_READ_ONLY)
+
     def read_again(self, document: int) -> Progress:  # noqa: ARG002
         raise UserError(_READ_ONLY)
 

@@ -6,28 +6,27 @@ Documents come in as uploads alone; no route reads a path of the server's.
 
 from __future__ import annotations
 
-import importlib.util
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.datastructures import UploadFile
 from starlette.responses import FileResponse
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.answer.ask import Part, ask
-from tinyseek.knowledge.base import KnowledgeBase, checked_tags
+from tinyseek.knowledge.base import KnowledgeBase
 from tinyseek.knowledge.documents.blocks import Box, Place
 from tinyseek.knowledge.files import hash_of
 from tinyseek.knowledge.index.base import Filters, StoredChunk, StoredDocument
-from tinyseek.knowledge.ingest import Progress
 from tinyseek.knowledge.pages import page_picture
 from tinyseek.knowledge.plain import plain_chunk, plain_document, plain_hit, plain_part, plain_progress, plain_reply
 from tinyseek.knowledge.rerank import reranker
 from tinyseek.knowledge.shelf import FIRST
+from tinyseek.knowledge.tables.rooms import available
+from tinyseek.serve import kb_uploads
 from tinyseek.serve import kb_wire as wire
 from tinyseek.serve.chat import messages_of
 from tinyseek.serve.errors import ApiError, json_response, refused
@@ -43,26 +42,6 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 _BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
-_UPLOAD = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "collection": {"type": "string"},
-                        "tag": {"type": "array", "items": {"type": "string"}},
-                    },
-                    "required": ["file"],
-                }
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-_MOST_FILES, _MOST_FIELDS = 100, 100
 _LARGEST_SCALE = 4.0
 Tags = list[str]
 
@@ -72,10 +51,10 @@ def routes(served: ServedKnowledge) -> APIRouter:
     router = APIRouter()
     router.include_router(_collections(served))
     router.include_router(_documents(served))
-    router.include_router(_uploads(served))
+    router.include_router(kb_uploads.routes(served))
     router.include_router(_passages(served))
     router.include_router(_questions(served))
-    if importlib.util.find_spec("duckdb") is not None:
+    if available():
         from tinyseek.serve import kb_desk
 
         router.include_router(kb_desk.routes(served))
@@ -267,102 +246,6 @@ def _box(text: str) -> Box:
     if not all(-1e5 < edge < 1e5 for edge in (left, top, right, bottom)):
         raise refused(f"box={text[:40]}: lies on no page", "box")
     return left, top, right, bottom
-
-
-# ---- uploads ---------------------------------------------------------------------------------------------------------------------
-
-
-def _uploads(served: ServedKnowledge) -> APIRouter:
-    router = APIRouter(prefix="/v1/kb", responses=ERRORS, tags=["knowledge base"])
-
-    @router.post(
-        "/documents", responses={200: {"model": wire.UploadReply, "content": _STREAMED}}, openapi_extra=_UPLOAD
-    )
-    async def upload(
-        request: Request,
-        collection: str | None = None,
-        name: str | None = Query(None, max_length=400, description="of a file whose bytes are the body"),
-        tag: Tags = Query([], max_length=100),  # noqa: B008
-        stream_: bool = Query(False, alias="stream", description="tell of each file as it is done, as events"),
-    ) -> Response:
-        """Add documents: files of a form (curl -F file=@report.pdf), or one file as the body, with ?name=report.pdf."""
-        served.check_writable()
-        files, fields = await _files(request, name)
-        try:
-            base = await served.base(request, collection or next(iter(fields.get("collection", ())), FIRST))
-            tags = checked_tags([*tag, *fields.get("tag", ())])
-        except BaseException:
-            _close(files)
-            raise
-        pump = served.pump(_added(base, files, tags), request)
-        if stream_:
-            return await stream(pump, _ProgressWriter())
-        return json_response({"data": [plain_progress(one) for one in await pump.all()]})
-
-    return router
-
-
-async def _files(
-    request: Request, name: str | None
-) -> tuple[list[tuple[str, UploadFile | bytes]], dict[str, list[str]]]:
-    """The files of a request with their names, and the other fields of its form."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        if not name:
-            raise refused(
-                "send a form with a file (curl -F file=@report.pdf), or a file as the body with ?name=report.pdf",
-                "name",
-            )
-        return [(name, await request.body())], {}
-    form = await request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS)
-    files: list[tuple[str, UploadFile | bytes]] = []
-    fields: dict[str, list[str]] = {}
-    for key, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            files.append((value.filename or name or "", value))
-        else:
-            fields.setdefault(key, []).append(value)
-    if not files:
-        raise refused("the form has no file; send one as its field file", "file")
-    return files, fields
-
-
-def _added(base: KnowledgeBase, files: list[tuple[str, UploadFile | bytes]], tags: Sequence[str]) -> Iterator[Progress]:
-    """Each file added; one that cannot be is a line, and the others go on."""
-    try:
-        for number, (name, held) in enumerate(files, 1):
-            data = held if isinstance(held, bytes) else held.file.read()
-            try:
-                one = base.add_bytes(name, data, tags)
-            except UserError as error:
-                if len(files) == 1:
-                    raise
-                one = Progress(name, "failed", str(error).removeprefix(f"{name}: "))
-            yield Progress(one.file, one.outcome, one.why, one.chunks, number, len(files), one.document)
-    finally:
-        _close(files)
-
-
-def _close(files: list[tuple[str, UploadFile | bytes]]) -> None:
-    for _, held in files:
-        if not isinstance(held, bytes):
-            held.file.close()
-
-
-class _ProgressWriter:
-    """What became of files, as events."""
-
-    def open(self) -> Iterator[bytes]:
-        return iter(())
-
-    def write(self, item: Progress) -> Iterator[bytes]:
-        yield event(plain_progress(item), "progress")
-
-    def close(self) -> Iterator[bytes]:
-        yield DONE
-
-    def fail(self, error: ApiError) -> Iterator[bytes]:
-        yield event(error.body(), "error")
-        yield DONE
 
 
 # ---- passages --------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import asyncio
 import ipaddress
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from tinyseek.errors import UserError
 from tinyseek.knowledge.files import upload_name
 from tinyseek.knowledge.shelf import Shelf
+from tinyseek.knowledge.uploads import check_size, sweep
 from tinyseek.serve.options import LOOPBACK_NAMES
 from tinyseek.studio import site
 from tinyseek.studio.chats import Chats
@@ -31,7 +31,6 @@ from tinyseek.studio.options import StudioSettings
 
 _UPLOAD = re.compile(r"[0-9a-f]{32}")
 _LARGEST_PIECE = 4_000_000  # bytes
-_ABANDONED = 86_400  # seconds after which an upload that stopped half-way is forgotten
 _PICTURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -204,9 +203,7 @@ class _Routes:
             if not _UPLOAD.fullmatch(upload) or len(piece) > _LARGEST_PIECE or at < 0 or at + len(piece) > size:
                 raise UserError(f"{name[:200]}: the upload is no upload")
             upload_name(name)
-            most = base.settings.limits.file_mb
-            if size > most * 1e6:
-                raise UserError(f"{name}: is {size / 1e6:,.0f} MB, more than {most:,.0f} MB; split it")
+            check_size(name, size, base.settings.limits.file_mb)
             file = base.folder / "incoming" / f"{visitor}-{upload}"
             there = _append(file, at, piece)
             if there < size:
@@ -241,7 +238,7 @@ def _append(file: Path, at: int, piece: bytes) -> int:
     """Add a piece to a file if that is where the file ends. Returns where it ends now."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if at == 0:
-        _sweep(file.parent)
+        sweep(file.parent)
     with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as stream:
         end = stream.seek(0, os.SEEK_END)
         if end == at:
@@ -252,9 +249,3 @@ def _append(file: Path, at: int, piece: bytes) -> int:
 def _whole(file: Path) -> Path:
     """Under another name, so that a piece sent twice adds nothing."""
     return file.rename(file.with_name(f"{file.name}.whole"))
-
-
-def _sweep(folder: Path) -> None:
-    for file in folder.iterdir():
-        if file.stat().st_mtime < time.time() - _ABANDONED:
-            file.unlink(missing_ok=True)

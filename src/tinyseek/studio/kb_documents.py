@@ -12,6 +12,7 @@ from tinyseek.errors import UserError
 from tinyseek.evaluate.page import join
 from tinyseek.knowledge.documents.kinds import KINDS, LANGUAGES
 from tinyseek.knowledge.index.base import Filters, StoredDocument
+from tinyseek.knowledge.tables.rooms import available
 from tinyseek.studio import kb_listing, kb_tables
 from tinyseek.studio.kb_intake import Intake
 from tinyseek.studio.live import Said, int_of, markup
@@ -96,7 +97,7 @@ class DocumentsTab:
     @property
     def has_tables(self) -> bool:
         """Whether there are sheets to be asked as tables."""
-        return any(document.kind in kb_tables.KINDS for document in self._found)
+        return available() and any(document.kind in kb_tables.KINDS for document in self._found)
 
     def questions(self) -> list[str]:
         """Questions to begin with, made of headings in the documents."""

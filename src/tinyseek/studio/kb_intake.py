@@ -173,7 +173,7 @@ class Intake:
         if work.again:
             yield self._base.read_again(work.again)
         elif work.upload:
-            yield self._base.add_bytes(work.line.name, work.path.read_bytes())
+            yield self._base.add_file(work.path, work.line.name)
         else:
             yield from self._base.add([work.path], say=self._say)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from tinyseek.knowledge.base import KnowledgeBase
 
 _MOST = 3
+
+
+def available() -> bool:
+    """Whether the database is installed."""
+    return importlib.util.find_spec("duckdb") is not None
 
 
 class Rooms:

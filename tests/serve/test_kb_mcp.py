@@ -74,7 +74,7 @@ def text_of(result: Any) -> str:
 def test_every_tool_says_what_it_takes_and_changes_nothing(shelf: Shelf) -> None:
     async def work(client: Client) -> None:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert set(tools) == {"search", "ask", "read_document", "list_documents"}
+        assert set(tools) == {"search", "ask", "ask_tables", "read_document", "list_documents"}
         for tool in tools.values():
             assert tool.description
             assert tool.annotations is not None
@@ -227,3 +227,38 @@ def test_over_standard_input_and_output(home: Path) -> None:
             assert not read.is_error
 
     anyio.run(main)
+
+
+# ---- tables
+
+
+def test_sheets_are_asked_by_a_query_that_is_told(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "kb")
+    own = Shelf(home, embedder=HashEmbedder())
+    sales = "Region,Revenue\nNorth,800\nSouth,1250\nNorth,900\n"
+    assert own.base(b"").add_bytes("sales.csv", sales.encode()).outcome == "added"
+    assert own.base(b"").add_bytes("costs.csv", b"Region,Cost\nNorth,1\nSouth,2\n").outcome == "added"
+
+    async def work(client: Client) -> None:
+        asked = {"question": "total revenue by region", "names": ["sales*"]}
+        found = await client.call_tool("ask_tables", asked)
+        assert not found.is_error
+        assert found.structured_content["rows"] == [["North", 1700], ["South", 1250]]
+        assert "GROUP BY" in found.structured_content["sql"]
+        assert found.structured_content["cells"][0][1] == "B2, B4"
+        text = found.content[0].text
+        assert "| North | 1700 |" in text
+        assert "From sales.csv, A1:B4" in text
+        none = await client.call_tool("ask_tables", {"question": "total revenue", "names": ["nothing*"]})
+        assert none.is_error
+        assert "no table to ask" in none.content[0].text
+        hidden = await client.call_tool("ask_tables", {"question": "total revenue", "collection": "secret"})
+        assert hidden.is_error
+        assert "no such collection" in hidden.content[0].text
+        wrong = await client.call_tool("ask_tables", {"question": ""})
+        assert wrong.is_error
+
+    try:
+        in_process(own, work)
+    finally:
+        own.close()

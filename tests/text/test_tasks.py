@@ -324,3 +324,16 @@ def test_build_and_read_back(tmp_path):
         read_tasks(broken)
     with pytest.raises(UserError, match="no such file"):
         read_tasks(tmp_path / "none.jsonl")
+
+
+def test_what_is_not_held_out_after_all_is_more_to_train_on():
+    """Of 60 questions a group, 20 may be held out; of 4 wanted, the other 16 are learned from, and none is on both sides."""
+    only = {"arithmetic": 0, "world": 0, "refusal": 0}
+    counts = {"train": {"identity": 336, **only}, "heldout": {"identity": 24, **only}, "dialogues": 0}
+    made = generate(TaskSettings.read(counts))
+    train, heldout = ({r["messages"][0]["content"] for r in records} for records in (made.train, made.heldout))
+    assert (len(train), len(heldout), train & heldout) == (336, 24, set())
+    fewer = generate(TaskSettings.read(counts | {"train": {"identity": 240, **only}}))
+    assert {r["messages"][0]["content"] for r in fewer.train} <= train
+    with pytest.raises(UserError, match="337 identity train records were asked for and there are 336"):
+        generate(TaskSettings.read(counts | {"train": {"identity": 337, **only}}))

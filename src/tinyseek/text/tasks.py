@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -292,8 +292,10 @@ def _split_groups(
         queues["heldout"].append(units[:held])
         queues["train"].append(units[held:][::-1])
     chosen: dict[str, list[_Task]] = {"heldout": [], "train": []}
+    unused: Iterator[_Task] = iter(())
     for split in ("heldout", "train"):
-        unused = iter(_rounds(queues[split]))
+        # What was kept to be held out and is not wanted there is more to train on, after all else.
+        unused = chain(_rounds(queues[split]), unused if split == "train" else ())
         while len(chosen[split]) < wanted[split]:
             task = next(unused, None)
             if task is None:

@@ -164,13 +164,13 @@ def test_a_full_disk_is_a_line_and_nothing_is_half_written(tmp_path: Path, most:
 def test_no_space_left_is_told_so(tmp_path: Path) -> None:
     index = SqliteIndex(tmp_path / "index.db")
     embedder = CountingEmbedder()
-    pages = index._writer.execute("PRAGMA page_count").fetchone()[0]
-    index._writer.execute(f"PRAGMA max_page_count = {pages + 3}")
+    pages = index._file.writer.execute("PRAGMA page_count").fetchone()[0]
+    index._file.writer.execute(f"PRAGMA max_page_count = {pages + 3}")
     texts = [f"text {n} " * 50 for n in range(50)]
     with pytest.raises(UserError, match=r"no space left on its disk.*run the same again"):
         index.put(StoredDocument("/a", "a", "", 0, "text"), [Chunk(text) for text in texts], embedder.passages(texts))
     assert index.count() == (0, 0)
-    index._writer.execute("PRAGMA max_page_count = 1000000")
+    index._file.writer.execute("PRAGMA max_page_count = 1000000")
     index.put(StoredDocument("/a", "a", "", 0, "text"), [Chunk(text) for text in texts], embedder.passages(texts))
     assert index.count() == (1, 50)
     index.close()
@@ -243,6 +243,57 @@ def test_what_is_no_index_is_told_so(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(UserError, match="newer tinyseek"):
         SqliteIndex(newer)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("ALTER TABLE chunks DROP COLUMN overlap", "chunks.overlap"),
+        ("DROP TABLE terms", "terms."),
+        ("DROP TABLE words", "words"),
+    ],
+)
+def test_an_index_of_another_form_says_what_to_do(tmp_path: Path, change: str, missing: str) -> None:
+    file = tmp_path / "index.db"
+    SqliteIndex(file).close()
+    with sqlite3.connect(file) as db:
+        db.execute(change)
+    with pytest.raises(
+        UserError, match=rf"another version of tinyseek.*{missing}.*move it away and add the documents again"
+    ):
+        SqliteIndex(file)
+
+
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "index.db"
+    with sqlite3.connect(file) as db:
+        db.execute("CREATE TABLE documents (mine)")
+    with pytest.raises(UserError, match="of another program"):
+        SqliteIndex(file)
+    with sqlite3.connect(file) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("documents",)]
+
+
+def test_a_document_that_cannot_be_replaced_for_want_of_space_is_kept(tmp_path: Path) -> None:
+    index, embedder = SqliteIndex(tmp_path / "index.db"), CountingEmbedder()
+
+    def put(*texts: str) -> None:
+        document = StoredDocument("/a", "a", "", 0, "text")
+        index.put(document, [Chunk(text) for text in texts], embedder.passages(texts))
+
+    put("the old text", "and more of it")
+    pages = index._file.writer.execute("PRAGMA page_count").fetchone()[0]
+    index._file.writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(UserError, match="no space left"):
+        put(*(f"new text {n} " * 60 for n in range(60)))
+    assert [chunk.chunk.text for chunk in index.chunks_of(1)] == ["the old text", "and more of it"]
+    assert [chunk for chunk, _ in index.lexical("old", 5)] == [1]
+    assert index.lexical("new", 5) == []
+    assert len(index.dense(embedder.passages(["x"])[0], 99)) == 2
+    with pytest.raises(UserError, match="no space left"):  # and again
+        put(*(f"new text {n} " * 60 for n in range(60)))
+    index.close()
+    check_whole(tmp_path / "index.db")
 
 
 def test_the_index_is_for_its_owner_alone(tmp_path: Path) -> None:

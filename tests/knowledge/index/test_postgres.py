@@ -12,6 +12,8 @@ from tinyseek.knowledge.index.base import Chunk, Filters, StoredDocument
 from tinyseek.knowledge.options import IndexSettings
 
 pytest.importorskip("psycopg")
+import psycopg
+
 from tinyseek.knowledge.index import postgres as on_server
 from tinyseek.knowledge.index.postgres import PostgresIndex
 
@@ -81,3 +83,19 @@ def test_a_writer_that_waits_in_vain_says_so(postgres: str) -> None:
     assert two.remove([1]) == 0
     one.close()
     two.close()
+
+
+def test_a_collection_of_another_form_says_what_to_do(postgres: str) -> None:
+    older, other = uuid.uuid4().hex, uuid.uuid4().hex
+    for name in (older, other):
+        PostgresIndex(postgres, name).close()
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("UPDATE tinyseek.collections SET version = 0 WHERE name = %s", (older,))
+    with pytest.raises(UserError, match=r"older tinyseek; drop the collection"):
+        PostgresIndex(postgres, older)
+    index = PostgresIndex(postgres, other)
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute(f"ALTER TABLE tinyseek.chunks_{index._n} DROP COLUMN overlap")
+    with pytest.raises(UserError, match=r"another version of tinyseek.*overlap.*drop the collection"):
+        index.chunks_of(1)
+    index.close()

@@ -86,13 +86,6 @@ class Filters:
 
 
 ALL = Filters()
-NEAR = 64  # chunks before and behind one that its section is looked for among, before its whole document is
-
-
-def whole(near: Sequence[StoredChunk], chunk: StoredChunk) -> bool:
-    """Whether those of a chunk's section that are within `NEAR` of it are all of the section: it does not go on behind them."""
-    numbers = [stored.number for stored in near]
-    return not numbers or (min(numbers) > chunk.number - NEAR and max(numbers) < chunk.number + NEAR)
 
 
 class Index(ABC):

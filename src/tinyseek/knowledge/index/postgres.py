@@ -1,18 +1,16 @@
 """The index on a PostgreSQL server with pgvector: one collection for several users and machines.
 
-The same as in one file, by a server's means: every change is a transaction that holds the collection's own row, so that writers
-come one after the other and readers are never kept waiting; vectors are pgvector's, looked through one by one, and from a size on
-by its HNSW graph; words are postings (word, chunk, count), and BM25 is a sum over them.
+The same as in one file, by a server's means: vectors are pgvector's, looked through one by one, and from a size on by its HNSW
+graph; words are postings (word, chunk, count), and BM25 is a sum over them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, LiteralString
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +19,11 @@ from tinyseek.errors import UserError
 from tinyseek.knowledge import segment
 from tinyseek.knowledge.chunks import searched
 from tinyseek.knowledge.index import bm25
-from tinyseek.knowledge.index.base import ALL, NEAR, Chunk, Filters, Index, StoredChunk, StoredDocument, whole
+from tinyseek.knowledge.index.base import ALL, Chunk, Filters, StoredChunk, StoredDocument
 from tinyseek.knowledge.index.filters import Facts, admitted, restricts
+from tinyseek.knowledge.index.postgres_server import Connection, Row, Server
+from tinyseek.knowledge.index.postgres_server import collections as collections
+from tinyseek.knowledge.index.postgres_server import delete_collection as delete_collection
 from tinyseek.knowledge.index.rows import (
     CHUNK,
     CHUNK_COLUMNS,
@@ -32,65 +33,19 @@ from tinyseek.knowledge.index.rows import (
     chunk_values,
     corrected,
     document_values,
-    facts_of,
     pages_of,
     read_chunk,
     read_document,
     read_facts,
 )
+from tinyseek.knowledge.index.stored import NEAR, StoredIndex
 from tinyseek.knowledge.options import IndexSettings
 
-try:
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-    from psycopg.rows import DictRow, dict_row
-    from psycopg.types.json import Jsonb
-except ImportError:
-    raise UserError("an index on PostgreSQL needs psycopg: pip install 'tinyseek[postgres]'") from None
-
-Connection = psycopg.Connection[DictRow]
 DEFAULT = IndexSettings()
-_VERSION = 1
-_IDLE = 4  # connections kept
 _HNSW_FROM = 50_000  # chunks
-_COMMON = """
-CREATE EXTENSION IF NOT EXISTS vector;
-CREATE SCHEMA IF NOT EXISTS tinyseek;
-CREATE TABLE IF NOT EXISTS tinyseek.collections (
-    id serial PRIMARY KEY, name text NOT NULL UNIQUE, version int NOT NULL, embedder jsonb, revision bigint NOT NULL DEFAULT 0,
-    documents bigint NOT NULL DEFAULT 0, chunks bigint NOT NULL DEFAULT 0, words bigint NOT NULL DEFAULT 0,
-    graph bool NOT NULL DEFAULT false
-);
-"""
-_TABLES = """
-CREATE TABLE tinyseek.documents_{n} (
-    id bigserial PRIMARY KEY, source text NOT NULL UNIQUE, name text NOT NULL, sha256 text NOT NULL, size bigint NOT NULL,
-    kind text NOT NULL, folder text NOT NULL, modified float8 NOT NULL, added float8 NOT NULL, title text NOT NULL,
-    author text NOT NULL, date text NOT NULL, pages int, language text NOT NULL, tags text NOT NULL, notes text NOT NULL,
-    details text NOT NULL, chunks int NOT NULL
-);
-CREATE INDEX ON tinyseek.documents_{n} (sha256);
-CREATE INDEX ON tinyseek.documents_{n} (name);
-CREATE TABLE tinyseek.chunks_{n} (
-    id bigserial PRIMARY KEY, document bigint NOT NULL, number int NOT NULL, section int NOT NULL, kind text NOT NULL,
-    text text NOT NULL, path text NOT NULL, places text NOT NULL, tokens int NOT NULL, overlap int NOT NULL,
-    corrected int NOT NULL, original text NOT NULL, UNIQUE (document, number)
-);
-CREATE TABLE tinyseek.vectors_{n} (
-    chunk bigint PRIMARY KEY, document bigint NOT NULL, first int NOT NULL, last int NOT NULL, vector vector NOT NULL
-);
-ALTER TABLE tinyseek.vectors_{n} ALTER COLUMN vector SET STORAGE plain;
-CREATE INDEX ON tinyseek.vectors_{n} (document);
-CREATE TABLE tinyseek.terms_{n} (id serial PRIMARY KEY, term text NOT NULL UNIQUE, chunks int NOT NULL);
-CREATE TABLE tinyseek.postings_{n} (
-    term int NOT NULL, chunk bigint NOT NULL, count int NOT NULL, length int NOT NULL, PRIMARY KEY (term, chunk)
-);
-CREATE INDEX ON tinyseek.postings_{n} (chunk);
-"""
-_KINDS_OF_TABLE = ("documents", "chunks", "vectors", "terms", "postings")
 
 
-class PostgresIndex(Index):
+class PostgresIndex(StoredIndex):
     """One collection on a server."""
 
     def __init__(self, where: str, collection: str, settings: IndexSettings = DEFAULT) -> None:
@@ -101,148 +56,19 @@ class PostgresIndex(Index):
         Raises:
             UserError: no such server, or it has no pgvector, or may not be written.
         """
-        self._where, self._name, self._settings = where, collection, settings
-        self._pooling = threading.Lock()
-        self._idle: list[Connection] = []
-        self._closed = False
-        try:
-            conninfo_to_dict(where)
-        except psycopg.Error:
-            raise UserError("index.where: is no address of a server; write postgresql://user@host/database") from None
-        with self._told(), self._connected() as db:
-            self._n = self._prepared(db)
-
-    def _prepared(self, db: Connection) -> int:
-        """The collection's number, its tables made."""
-        with db.transaction():
-            # One at a time: of two that make the same schema at once one would fail.
-            db.execute("SELECT pg_advisory_xact_lock(hashtext('tinyseek'))")
-            if db.execute("SELECT to_regclass('tinyseek.collections') AS there").fetchone() == {"there": None}:
-                db.execute(_sql(_COMMON))
-            row = db.execute("SELECT id, version FROM tinyseek.collections WHERE name = %s", (self._name,)).fetchone()
-            if row is None:
-                made = "INSERT INTO tinyseek.collections (name, version) VALUES (%s, %s) RETURNING id, version"
-                row = db.execute(made, (self._name, _VERSION)).fetchone()
-                assert row is not None
-                db.execute(_sql(_TABLES.format(n=row["id"])))
-        if row["version"] > _VERSION:
-            raise UserError(f"{self._shown}: was written by a newer tinyseek (version {row['version']} of the index)")
-        return int(row["id"])
-
-    @property
-    def _shown(self) -> str:
-        """The server and collection, without a password."""
-        return f"{_shown(self._where)}, collection {self._name}"
-
-    # ---- connections ----
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            raise UserError(f"{self._shown}: {self._meaning(error)}") from error
-
-    def _meaning(self, error: psycopg.Error) -> str:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if isinstance(error, psycopg.errors.LockNotAvailable):
-            return f"another has been writing for {self._settings.wait_seconds:g} s; try again when it is done"
-        if isinstance(error, psycopg.errors.DiskFull):
-            return "no space left on the server's disk; nothing was half-written: free some and run the same again"
-        if isinstance(error, psycopg.errors.UndefinedFile | psycopg.errors.FeatureNotSupported):
-            return f"the server has no pgvector ({line}); install it there (Debian: postgresql-NN-pgvector)"
-        if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            return f"this user may not do that ({line}); pgvector is installed by: CREATE EXTENSION vector"
-        if isinstance(error, psycopg.errors.UndefinedTable):
-            return "the collection was deleted meanwhile"
-        if isinstance(error, psycopg.OperationalError):
-            return f"the server does not answer ({line})"
-        raise error
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        """A connection; one that an error hit is not used again."""
-        if self._closed:
-            raise UserError(f"{self._shown}: is closed")
-        with self._pooling:
-            db = self._idle.pop() if self._idle else None
-        if db is None:
-            db = psycopg.connect(self._where, autocommit=True, row_factory=dict_row, connect_timeout=10)
-            db.execute("SELECT set_config('lock_timeout', %s, false)", (str(int(self._settings.wait_seconds * 1000)),))
-        keep = False
-        try:
-            yield db
-            keep = not db.closed
-        except UserError:
-            keep = not db.closed
-            raise
-        finally:
-            with self._pooling:
-                keep = keep and not self._closed and len(self._idle) < _IDLE
-                if keep:
-                    self._idle.append(db)
-            if not keep:
-                db.close()
-
-    @contextlib.contextmanager
-    def _write(self) -> Iterator[Connection]:
-        """One transaction, alone in this collection."""
-        with self._told(), self._connected() as db, db.transaction():
-            held = db.execute("SELECT id FROM tinyseek.collections WHERE id = %s FOR UPDATE", (self._n,)).fetchone()
-            if held is None:
-                raise UserError(f"{self._shown}: the collection was deleted meanwhile")
-            yield db
-
-    @contextlib.contextmanager
-    def _read(self) -> Iterator[Connection]:
-        """A view of one moment."""
-        with self._told(), self._connected() as db, db.transaction():
-            db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield db
+        self._server = Server(where, collection, settings.wait_seconds)
+        self._read, self._write, self._own = self._server.read, self._server.write, self._server.own
+        self._all, self._many, self._n = self._server.all, self._server.many, self._server.number
 
     def close(self) -> None:
         """End the connections."""
-        with self._pooling:
-            self._closed = True
-            for db in self._idle:
-                db.close()
-            self._idle.clear()
+        self._server.close()
 
-    def _own(self, query: str) -> LiteralString:
-        """A query with this collection's tables, which are numbered: {chunks} is tinyseek.chunks_7."""
-        for kind in _KINDS_OF_TABLE:
-            query = query.replace("{" + kind + "}", f"tinyseek.{kind}_{self._n}")
-        return _sql(query)
-
-    def _all(self, db: Connection, query: str, *values: Any) -> list[DictRow]:
-        return db.execute(self._own(query), values).fetchall()
-
-    def _many(self, db: Connection, query: str, rows: Sequence[Sequence[Any]]) -> None:
-        with db.cursor() as cursor, cursor.copy(self._own(query)) as copy:
-            for row in rows:
-                copy.write_row(row)
+    @property
+    def _shown(self) -> str:
+        return self._server.shown
 
     # ---- writing ----
-
-    def adopt(self, embedder: str, width: int, where: str = "") -> None:
-        known = self._embedder()
-        if known is None:
-            with self._write() as db:
-                known = self._embedder_of(db)
-                if known is None:
-                    known = (embedder, width, where)
-                    db.execute(self._own(f"ALTER TABLE {{vectors}} ALTER COLUMN vector TYPE vector({int(width)})"))
-                    said = "UPDATE tinyseek.collections SET embedder = %s WHERE id = %s"
-                    db.execute(said, (Jsonb(list(known)), self._n))
-        if known[:2] != (embedder, width):
-            raise UserError(
-                f"{self._shown}: its vectors are of the embedder {known[0]} (width {known[1]}), not of {embedder} (width {width}); "
-                "use that one, or add the documents to another collection"
-            )
-
-    def embedder(self) -> str | None:
-        known = self._embedder()
-        return known[2] if known else None
 
     def _embedder(self) -> tuple[str, int, str] | None:
         with self._read() as db:
@@ -252,10 +78,19 @@ class PostgresIndex(Index):
         row = db.execute("SELECT embedder FROM tinyseek.collections WHERE id = %s", (self._n,)).fetchone()
         return (row["embedder"][0], row["embedder"][1], row["embedder"][2]) if row and row["embedder"] else None
 
-    def put(self, document: StoredDocument, chunks: Sequence[Chunk], vectors_NW: NDArray[np.float32]) -> int:
-        if len(chunks) != len(vectors_NW):
-            raise ValueError(f"{len(chunks)} chunks, {len(vectors_NW)} vectors")
-        texts = [segment.words(searched(chunk, document.title)) for chunk in chunks]  # before others are kept waiting
+    def _claim(self, embedder: str, width: int, where: str) -> tuple[str, int, str]:
+        with self._write() as db:
+            known = self._embedder_of(db)
+            if known is None:
+                known = (embedder, width, where)
+                db.execute(self._own(f"ALTER TABLE {{vectors}} ALTER COLUMN vector TYPE vector({int(width)})"))
+                said = "UPDATE tinyseek.collections SET embedder = %s::jsonb WHERE id = %s"
+                db.execute(said, (json.dumps(known), self._n))
+        return known
+
+    def _store(
+        self, document: StoredDocument, chunks: Sequence[Chunk], texts: list[list[str]], vectors_NW: NDArray[np.float32]
+    ) -> int:
         document = replace(document, chunks=len(chunks))
         with self._write() as db:
             row = db.execute(self._own("SELECT id FROM {documents} WHERE source = %s"), (document.source,)).fetchone()
@@ -387,9 +222,8 @@ class PostgresIndex(Index):
 
     def _build_graph(self) -> None:
         """Once there are so many chunks, look for neighbours by a graph."""
-        with self._told(), self._connected() as db:
-            row = db.execute("SELECT chunks, graph FROM tinyseek.collections WHERE id = %s", (self._n,)).fetchone()
-        if row is None or row["graph"] or row["chunks"] < _HNSW_FROM:
+        row = self._collection()
+        if row["graph"] or row["chunks"] < _HNSW_FROM:
             return
         with self._write() as db:
             db.execute(
@@ -403,64 +237,39 @@ class PostgresIndex(Index):
 
     # ---- reading ----
 
-    def documents(self, filters: Filters = ALL) -> list[StoredDocument]:
-        if filters.documents:
-            found = self._documents_where("id = ANY(%s)", list(filters.documents))
-        else:
-            found = self._documents_where("true")
-        if not restricts(filters):
-            return found
-        kept = set(admitted(map(facts_of, found), filters))
-        return [document for document in found if document.id in kept]
-
-    def by_source(self, sources: Sequence[str]) -> list[StoredDocument]:
-        return self._documents_where("source = ANY(%s)", list(sources))
-
-    def by_content(self, sha256: str) -> list[StoredDocument]:
-        return self._documents_where("sha256 = %s", sha256)
-
-    def by_name(self, name: str) -> list[StoredDocument]:
-        return self._documents_where("name = %s", name)
-
     def under(self, folder: str) -> list[StoredDocument]:
-        return self._documents_where("starts_with(source, %s)", folder.rstrip("/") + "/")
+        return self._documents_where("starts_with(source, ?)", folder.rstrip("/") + "/")
 
     def _documents_where(self, condition: str, *values: Any) -> list[StoredDocument]:
         with self._read() as db:
-            query = f'SELECT {DOCUMENT} FROM {{documents}} WHERE {condition} ORDER BY name COLLATE "C", id'
+            query = f'SELECT {DOCUMENT} FROM {{documents}} WHERE {condition.replace("?", "%s")} ORDER BY name COLLATE "C", id'
             return [read_document(row) for row in self._all(db, query, *values)]
 
-    def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
+    def _documents_among(self, column: str, values: Sequence[Any]) -> list[StoredDocument]:
+        return self._documents_where(f"{column} = ANY(?)", list(values))
+
+    def _chunks_where(self, condition: str, *values: Any) -> list[StoredChunk]:
         with self._read() as db:
-            rows = self._all(db, f"SELECT {CHUNK} FROM {{chunks}} WHERE id = ANY(%s)", list(ids))
-        found = {row["id"]: read_chunk(row) for row in rows}
-        return [found[i] for i in ids if i in found]
+            rows = self._all(
+                db, f"SELECT {CHUNK} FROM {{chunks}} WHERE {condition.replace('?', '%s')} ORDER BY number", *values
+            )
+        return [read_chunk(row) for row in rows]
 
-    def chunks_of(self, document: int) -> list[StoredChunk]:
-        return self._chunks_where("document = %s", document)
+    def _chunks_among(self, ids: Sequence[int]) -> list[StoredChunk]:
+        return self._chunks_where("id = ANY(?)", list(ids))
 
-    def chunks_between(self, document: int, first: int, last: int) -> list[StoredChunk]:
-        return self._chunks_where("document = %s AND number BETWEEN %s AND %s", document, first, last)
-
-    def section(self, document: int, section: int) -> list[StoredChunk]:
-        return self._chunks_where("document = %s AND section = %s", document, section)
-
-    def sections_of(self, chunks: Sequence[StoredChunk]) -> dict[tuple[int, int], list[StoredChunk]]:
-        wanted = {(stored.document, stored.chunk.section): stored for stored in chunks}
-        found: dict[tuple[int, int], list[StoredChunk]] = {key: [] for key in wanted}
+    def _chunks_near(self, wanted: Sequence[StoredChunk]) -> list[StoredChunk]:
         with self._read() as db:
             rows = self._all(
                 db,
                 f"SELECT {CHUNK} FROM unnest(%s::bigint[], %s::int[], %s::int[]) AS w (of, part, around) JOIN {{chunks}}"
                 f" ON document = of AND section = part AND number BETWEEN around - {NEAR} AND around + {NEAR}"
                 " ORDER BY document, number",
-                [document for document, _ in wanted],
-                [section for _, section in wanted],
-                [stored.number for stored in wanted.values()],
+                [stored.document for stored in wanted],
+                [stored.chunk.section for stored in wanted],
+                [stored.number for stored in wanted],
             )
-        for stored in map(read_chunk, rows):
-            found[stored.document, stored.chunk.section].append(stored)
-        return {key: near if whole(near, wanted[key]) else self.section(*key) for key, near in found.items()}
+        return [read_chunk(row) for row in rows]
 
     def words_of(self, ids: Sequence[int]) -> dict[int, frozenset[str]]:
         with self._read() as db:
@@ -471,11 +280,6 @@ class PostgresIndex(Index):
                 list(ids),
             )
         return {row["chunk"]: frozenset(row["words"]) for row in rows}
-
-    def _chunks_where(self, condition: str, *values: int) -> list[StoredChunk]:
-        with self._read() as db:
-            rows = self._all(db, f"SELECT {CHUNK} FROM {{chunks}} WHERE {condition} ORDER BY number", *values)
-        return [read_chunk(row) for row in rows]
 
     def vectors(self, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         with self._read() as db:
@@ -489,11 +293,11 @@ class PostgresIndex(Index):
     def revision(self) -> int:
         return int(self._collection()["revision"])
 
-    def _collection(self) -> DictRow:
+    def _collection(self) -> Row:
         with self._read() as db:
             return self._totals(db)
 
-    def _totals(self, db: Connection) -> DictRow:
+    def _totals(self, db: Connection) -> Row:
         query = "SELECT documents, chunks, words, revision, graph FROM tinyseek.collections WHERE id = %s"
         row = db.execute(query, (self._n,)).fetchone()
         if row is None:
@@ -579,51 +383,6 @@ class PostgresIndex(Index):
             conditions.append("v.first BETWEEN 1 AND %s AND v.last >= %s")
             values += [filters.pages[1], filters.pages[0]]
         return " AND ".join(conditions) or "true", values
-
-
-def collections(where: str) -> list[str]:
-    """The collections on a server, by name.
-
-    Raises:
-        UserError: it does not answer.
-    """
-    with _on_server(where) as db:
-        if db.execute("SELECT to_regclass('tinyseek.collections') AS there").fetchone() == {"there": None}:
-            return []
-        return sorted(row["name"] for row in db.execute("SELECT name FROM tinyseek.collections"))
-
-
-def delete_collection(where: str, name: str) -> None:
-    """Delete a collection's tables, all at once."""
-    with _on_server(where) as db, db.transaction():
-        row = db.execute("DELETE FROM tinyseek.collections WHERE name = %s RETURNING id", (name,)).fetchone()
-        if row is not None:
-            for kind in _KINDS_OF_TABLE:
-                db.execute(_sql(f"DROP TABLE IF EXISTS tinyseek.{kind}_{row['id']}"))
-
-
-@contextlib.contextmanager
-def _on_server(where: str) -> Iterator[Connection]:
-    try:
-        with psycopg.connect(where, autocommit=True, row_factory=dict_row, connect_timeout=10) as db:
-            yield db
-    except psycopg.Error as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{_shown(where)}: the server does not answer ({line})") from None
-
-
-def _shown(where: str) -> str:
-    """A server without its password."""
-    try:
-        known = conninfo_to_dict(where)
-    except psycopg.Error:
-        return "the address of the PostgreSQL server"
-    return f"PostgreSQL at {known.get('host') or 'this computer'}, database {known.get('dbname') or 'of its user'}"
-
-
-def _sql(query: str) -> LiteralString:
-    """A query that is put together here, of this file's text and whole numbers alone."""
-    return query  # mypy takes LiteralString for str
 
 
 def _vector(vector_W: NDArray[np.float32]) -> str:

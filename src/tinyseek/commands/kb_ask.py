@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sys
 import textwrap
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from tinyseek.knowledge.index.base import Filters
     from tinyseek.knowledge.retrieve import Hit
     from tinyseek.llm.base import ChatModel, Message
-
-_MARKER = re.compile(r"\[(\d{1,3})\]")
 
 
 class SearchSettings(Settings):
@@ -206,7 +203,7 @@ def _answer(
     own = AnswerSettings.model_validate(settings.model_dump(exclude={"model"}))
     parts = parts_of(base, question, history, model, own, filters)
     if not chosen.options.json:
-        return _Screen().show(parts)
+        return _Screen(quoted=model is None).show(parts)
     *_, last = parts
     assert last.reply is not None
     plain = plain_reply(last.reply)
@@ -217,57 +214,57 @@ def _answer(
 
 
 class _Screen:
-    """An answer on the terminal while it is written: markers become links once it is known where they lead."""
+    """An answer while it is written: for a person in its form, with links once it is known where they lead; else as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, quoted: bool) -> None:
+        from tinyseek.commands.kb_markdown import Screen
         from tinyseek.terminal import console
 
         self._out = console()
         self._waiting = ""
-        self._citations: list[Citation] = []
+        self._links: dict[int, str] = {}
         self._person = is_terminal()
         self._thinking = False
+        self._screen = Screen(self._out, quoted)
 
     def show(self, parts: Iterator[Part]) -> Reply:
         """All of it; the whole answer is given back."""
         reply: Reply | None = None
-        for part in parts:
-            if part.citation is not None:
-                self._citations.append(part.citation)
-                continue
+        try:
+            for part in parts:
+                if part.citation is not None:
+                    self._cite(part.citation)
+                    continue
+                self._flush()
+                if part.question and self._person:
+                    say(f"(searching for: {part.question})")
+                if part.reasoning:
+                    self._think(part.reasoning)
+                if part.text:
+                    self._end_thought()
+                    self._waiting = part.text
+                reply = part.reply or reply
             self._flush()
-            if part.question and self._person:
-                say(f"(searching for: {part.question})")
-            if part.reasoning:
-                self._think(part.reasoning)
-            if part.text:
-                self._end_thought()
-                self._waiting = part.text
-            reply = part.reply or reply
-        self._flush()
+        finally:
+            if self._person:
+                self._screen.end(self._links)
         assert reply is not None
         self._after(reply)
         return reply
 
-    def _flush(self) -> None:
-        from rich.text import Text
-
-        if not self._waiting:
-            return
-        text, self._waiting = self._waiting, ""
-        places = {citation.number: citation for citation in self._citations}
-        self._citations = []
-        if not self._person:
-            print(text, end="", flush=True)
-            return
+    def _cite(self, citation: Citation) -> None:
         from tinyseek.commands.kb_places import link
 
-        shown = Text(text)
-        for marker in _MARKER.finditer(text):
-            citation = places.get(int(marker[1]))
-            if citation is not None:
-                shown.stylize(_linked(link(citation.document, citation.places)), *marker.span())
-        self._out.print(shown, end="", soft_wrap=True)
+        address = link(citation.document, citation.places)
+        if address:
+            self._links[citation.number] = address
+
+    def _flush(self) -> None:
+        text, self._waiting = self._waiting, ""
+        if text and self._person:
+            self._screen.write(text, self._links)
+        elif text:
+            print(text, end="", flush=True)
 
     def _think(self, text: str) -> None:
         if self._person:
@@ -286,7 +283,8 @@ class _Screen:
         from tinyseek.commands.kb_places import heading, link, location, snippet
 
         self._end_thought()
-        print("\n")
+        if not self._person:
+            print("\n")
         shown: set[tuple[int, str]] = set()
         width = min(shutil.get_terminal_size().columns, 120) if self._person else 140
         for citation in reply.citations:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from tinyseek.commands import say
-from tinyseek.commands.kb import add_filters, filters_of, home_of, parsed, parser_for, print_json, text_of
+from tinyseek.commands.kb import add_filters, filters_of, home_of, is_terminal, parsed, parser_for, print_json, text_of
 from tinyseek.commands.kb_ask import AskSettings, open_model
 from tinyseek.commands.kb_documents import one_document
 from tinyseek.errors import UserError
@@ -62,7 +62,7 @@ def table(arguments: list[str]) -> int:
     if chosen.options.json:
         print_json(reply.plain())
     else:
-        print(reply.markdown())
+        _show(reply.markdown())
     picture = reply.picture() if chosen.options.chart else None
     if picture is not None:
         _write(Path(chosen.options.chart), picture)
@@ -70,6 +70,18 @@ def table(arguments: list[str]) -> int:
     elif chosen.options.chart:
         say("(no chart would help here)")
     return 0 if reply.sql else 1
+
+
+def _show(markdown: str) -> None:
+    """In its form for a person; as it is in a pipe."""
+    if not is_terminal():
+        print(markdown)
+        return
+    from rich.markdown import Markdown
+
+    from tinyseek.terminal import console
+
+    console().print(Markdown(markdown))
 
 
 def _write(file: Path, data: bytes) -> None:
@@ -134,7 +146,7 @@ def summary(arguments: list[str]) -> int:
         parts = [{"document": p.name, "where": p.where, "summary": p.summary} for p in done.parts]
         print_json({"summary": done.text, "how": done.how, "parts": parts, "notes": list(done.notes)})
         return 0
-    print(done.text)
+    _show(done.text)
     if chosen.options.parts:
         for part in done.parts:
             print(f"\n{', '.join(filter(None, (part.name, part.where)))}\n  {part.summary}")

@@ -10,6 +10,7 @@ import rl_toys
 from html_pages import HOSTILE, safe
 
 from tinyseek import artifact
+from tinyseek.commands import recipes
 from tinyseek.evaluate.options import ReportSettings
 from tinyseek.evaluate.report import write_report
 from tinyseek.evaluate.words import Words
@@ -262,6 +263,19 @@ def test_a_model_is_not_held_against_one_that_it_has_nothing_to_do_with(tmp_path
     assert "over big" in said_there
     assert "over student" in said_there
     assert "over dpo" not in said_there
+
+
+def test_the_command_tells_of_what_was_made_beside_the_scored_models_too(tmp_path, capsys):
+    make(tmp_path, "sft", "sft", figures={"steps": 3})
+    make(tmp_path, "eval", "eval", {"models.0": "sft"}, files={"scores.json": {"models": []}, "samples.jsonl": ""})
+    for extra in ([], ["spam"]):
+        if extra:
+            classifier(tmp_path)
+        assert recipes.report([str(tmp_path)]) == 0
+        inputs = artifact.read(tmp_path / "report").inputs
+        assert [entry.path for entry in inputs.values()] == ["eval", *extra]
+    assert recipes.report([str(tmp_path)]) == 0
+    assert "kept, built from the same settings and inputs" in capsys.readouterr().err
 
 
 def test_damaged_files_leave_gaps(tmp_path):

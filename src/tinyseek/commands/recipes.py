@@ -138,7 +138,9 @@ def report(arguments: list[str]) -> int:
             raise UserError(
                 f"{home}: {'no stage is built in it' if home.is_dir() else 'no such folder'}; give the folder of a run"
             )
-        values["of"] = [str(folder) for folder in scored or made]  # scores bring in all that they were made from
+        # Scores bring in all that they were made from; what was made beside comes by itself.
+        within = {path.resolve() for folder in scored for _, _, path, _ in artifact.lineage(folder)}
+        values["of"] = [str(folder) for folder in [*scored, *(m for m in made if m.resolve() not in within)]]
     outcome = bring("report", home / "report", values)
     print(outcome / "index.html")
     return 0

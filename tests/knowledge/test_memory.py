@@ -11,8 +11,8 @@ from knowledge.memory_index import HashEmbedder
 
 from tinyseek.errors import UserError
 from tinyseek.knowledge.base import KnowledgeBase
+from tinyseek.knowledge.conversations import Conversations
 from tinyseek.knowledge.memory import (
-    Conversations,
     Facts,
     asked_to_forget,
     asked_to_remember,

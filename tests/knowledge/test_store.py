@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tinyseek.errors import UserError
-from tinyseek.knowledge.memory import Conversations
+from tinyseek.knowledge.conversations import Conversations
 from tinyseek.knowledge.store import Store, like
 from tinyseek.studio.chats import Chats
 

@@ -124,6 +124,7 @@ def test_web_sockets_are_behind_the_same_door(model: ScriptedChat) -> None:
     async def echo(socket: WebSocket) -> None:
         await socket.accept()
         await socket.send_text(await socket.receive_text())
+        await socket.send_text(socket.scope["tinyseek.key"].decode())  # for whatever asks who it is that speaks
         await socket.close()
 
     with running(model, api_key="key", routes=[("/echo", echo)]) as server:
@@ -133,7 +134,7 @@ def test_web_sockets_are_behind_the_same_door(model: ScriptedChat) -> None:
         for headers in good:
             with connect(address, additional_headers=headers, origin=server.url) as socket:  # type: ignore[arg-type]
                 socket.send("hi")
-                assert socket.recv() == "hi"
+                assert [socket.recv(), socket.recv()] == ["hi", "key"]
         for origin, headers in (
             ("https://evil.example", key),
             (server.url, {}),

@@ -291,3 +291,17 @@ def test_windows_of_long_documents(kind: str) -> None:
     assert kb_text.window([], {}) == (0, 0)
     huge = [Block("paragraph", "x" * 100_000) for _ in range(3)]
     assert kb_text.window(huge, {1: [(0, 1)]}) == (1, 2)
+
+
+def test_rows_of_one_table_that_were_found_one_by_one_are_one_table() -> None:
+    head = "| Code | Stock |\n| --- | --- |"
+    parts = [f"{head}\n| A | {n} |\n[1]" for n in (450, 289)] + [f"{head}\n| B | 7 |\n[2]", "- *Knowledge*: 90.8% [2]"]
+    kept = [{"number": n, "document": 1, "name": "a.pdf", "kind": "pdf", "places": [], "quote": ""} for n in (1, 2)]
+    facts = {"how": "extractive", "citations": kept}
+    message = Message(1, "c", None, "assistant", "\n\n".join(parts), facts=facts)
+    shown = answer_blocks(message, EN)
+    assert [block.count("<tr>") for block in shown] == [3, 2, 0]
+    assert [block.count('class="cite"') for block in shown] == [1, 1, 1]
+    assert "450" in shown[0]
+    assert "289" in shown[0]
+    assert re.sub("<[^>]*>", "", shown[2]).startswith("*Knowledge*: 90.8%")

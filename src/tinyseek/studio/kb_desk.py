@@ -50,7 +50,7 @@ class Desk:
         self.shelf, self.visitors, self.settings, self.with_chat = shelf, visitors, settings, with_chat
         self.talks = Chats(settings.folder() / "knowledge.db")
         self.answers: dict[str, Writing[Any]] = {}  # by conversation
-        self._owners: dict[str, str] = {}
+        self._owners: dict[Writing[Any], str] = {}  # of all that is at work, what was stopped until it has ended
         self._intakes: dict[tuple[bytes, str], Intake] = {}
         self._listeners: dict[tuple[bytes, str], set[Listener]] = {}
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="kb ask")
@@ -63,7 +63,7 @@ class Desk:
         """Stop what is being written, keep it, and close the store."""
         for intake in self._intakes.values():
             intake.stop()
-        tasks = [writing.task for writing in self.answers.values()]
+        tasks = [writing.task for writing in self._owners]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -87,7 +87,7 @@ class Desk:
         Raises:
             BusyError: too many answers of this visitor, or one in this conversation, are being written.
         """
-        if place.id in self.answers or list(self._owners.values()).count(place.owner) >= self.settings.answers:
+        if self.writing(place.id) or list(self._owners.values()).count(place.owner) >= self.settings.answers:
             raise BusyError("answers are being written")
         before = self.talks.path(place, question.id)
         message = self.talks.add(place, question.id, "assistant", state="writing")
@@ -102,13 +102,23 @@ class Desk:
             case _:
                 writing = Asking(base, self.talks, message, before, model, filters, self.shelf.answers)
         writing.begin(self._threads)
-        self.answers[place.id], self._owners[place.id] = writing, place.owner
-        writing.task.add_done_callback(functools.partial(self._answered, place.id))
+        self.answers[place.id], self._owners[writing] = writing, place.owner
+        writing.task.add_done_callback(functools.partial(self._answered, place.id, writing))
         return writing
 
-    def _answered(self, place: str, _task: asyncio.Task[None]) -> None:
-        self.answers.pop(place, None)
-        self._owners.pop(place, None)
+    def writing(self, place: str) -> Writing[Any] | None:
+        """What is being written in a conversation; one that was stopped is not, though its last step may still run."""
+        found = self.answers.get(place)
+        return found if found is not None and not found.done else None
+
+    def live(self) -> set[str]:
+        """The conversations in which something is being written."""
+        return {place for place, writing in self.answers.items() if not writing.done}
+
+    def _answered(self, place: str, writing: Writing[Any], _task: asyncio.Task[None]) -> None:
+        if self.answers.get(place) is writing:
+            del self.answers[place]
+        self._owners.pop(writing, None)
 
     def talks_of(self, owner: str, collection: str, most: int = 60) -> list[Conversation]:
         """What a visitor asked a collection, the last first."""

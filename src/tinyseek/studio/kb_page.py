@@ -195,7 +195,7 @@ class KbPage(LivePage):
         talks = self.desk.talks_of(self.owner, self.collection)
         here = self.thread.place.id if self.thread.place else None
         self._list.content = kb_pieces.side(
-            self._names, self.collection, self._making, talks, here, self.desk.answers, self.words, self.writable
+            self._names, self.collection, self._making, talks, here, self.desk.live(), self.words, self.writable
         )
 
     def _show_top(self) -> None:

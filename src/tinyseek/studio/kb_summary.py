@@ -147,4 +147,4 @@ def _parts(message: Message) -> list[tuple[int, Mapping[str, Any]]]:
 
 
 def _several(message: Message) -> bool:
-    return len({entry.get("name") for _, entry in _parts(message)}) > 1
+    return int(message.facts.get("of") or 0) > 1

@@ -98,7 +98,8 @@ def _sentence(message: Message, found: Mapping[str, Any], rows: Sequence[Sequenc
         before, _, value = text.rpartition(": ")
         return el("p", f"{before}: " if before else "", _cell(message, value, 0, 0, cells), class_="result")
     lines = text.splitlines()
-    return el("div", [el("p", line) for line in lines], class_="result" if len(lines) == 1 else "said-of-tables")
+    kind = "told" if len(rows) > 1 else "result" if len(lines) == 1 and rows else "said-of-tables"
+    return el("div", [el("p", line) for line in lines], class_=kind)
 
 
 def _rows(

@@ -25,6 +25,8 @@ _TAG = re.compile(r"""(<(?:[^<>"']|"[^"]*"|'[^']*')*>)""")
 _MARKER = re.compile(r"[ \u00a0]?\[(\d{1,3})\]")
 _WHOLE = re.compile(r"^(?:pre|code|a|math|button)$")
 _DOTS = el("div", el("i"), el("i"), el("i"), class_="dots")
+_ITEM = re.compile(r"^\s*[-*•·▪]\s+(?=\S)")  # of a list: a quotation alone is none
+_ROWS = re.compile(r"(?P<head>\|[^\n]*\n\|(?:\s*:?-+:?\s*\|)+)(?P<rows>(?:\n\|[^\n]*)+)(?P<cited>\n\[\d{1,3}\])")
 _QUOTE = 260  # characters of a source's quote in its card
 
 
@@ -142,7 +144,8 @@ def answer_blocks(message: Message, words: Words) -> list[str]:
         return _cite(message, index, citations[index], words)
 
     if facts.get("how") == "extractive" or (not facts.get("how") and not facts.get("model")):
-        return [_quoted(part, cite) for part in re.split(r"\n\n(?=\S)", message.content) if part.strip()]
+        parts = [part for part in re.split(r"\n\n(?=\S)", message.content) if part.strip()]
+        return [_quoted(part, cite) for part in _together(parts)]
     return [with_citations(block, cite) for block in blocks(message.content)]
 
 
@@ -161,12 +164,27 @@ def with_citations(markup: str, cite: Any) -> str:
     return "".join(parts)
 
 
+def _together(parts: Sequence[str]) -> list[str]:
+    """Pieces of an answer, where rows of one table that were found one by one, each under its head, are one table again."""
+    found: list[str] = []
+    before = ""
+    for part in parts:
+        match = _ROWS.fullmatch(part.strip())
+        head = match["head"] + match["cited"] if match else ""
+        if match and head == before:
+            found[-1] = f"{found[-1].removesuffix(match['cited'])}{match['rows']}{match['cited']}"
+        else:
+            found.append(part.strip() if match else part)
+        before = head
+    return found
+
+
 def _quoted(text: str, cite: Any) -> str:
     """A piece of a document, as text, or drawn if it is a table."""
     match = re.search(r"\n?\[(\d{1,3})\]\s*$", text)
     if match is not None and (drawn := markdown_table(text[: match.start()])):
         return join(drawn, el("p", Html(with_citations(html.escape(f"[{match[1]}]"), cite))))
-    shown = flattened(text) if text.startswith("|") else text
+    shown = flattened(text) if text.startswith("|") else _ITEM.sub("", text)
     return el("p", Html(with_citations(join(shown), cite)), class_="quoted")
 
 
@@ -197,7 +215,7 @@ def sources(message: Message, words: Words) -> Html:
             continue
         seen.add(entry["number"])
         place = where(places_of(entry), str(entry.get("kind", "")), words)
-        quote = " ".join(flattened(str(entry.get("quote", ""))).split())
+        quote = _ITEM.sub("", " ".join(flattened(str(entry.get("quote", ""))).split()))
         short = quote if len(quote) <= _QUOTE else quote[:_QUOTE].rstrip() + " …"
         cards.append(
             el(

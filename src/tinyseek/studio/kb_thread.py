@@ -66,7 +66,7 @@ class Thread:
 
     @property
     def busy(self) -> bool:
-        return self.place is not None and self.place.id in self._desk.answers
+        return self.place is not None and self._desk.writing(self.place.id) is not None
 
     # ---- drawing ----
 
@@ -74,7 +74,7 @@ class Thread:
         """The conversation as it is now, and follow the answer that is being written. Messages that stand stay."""
         self.stop_following()
         path = self._desk.talks.path(self.place) if self.place else []
-        writing = self._desk.answers.get(self.place.id) if self.place else None
+        writing = self._desk.writing(self.place.id) if self.place else None
         if writing and any(message.id == writing.message.id for message in path):
             path = [writing.message if message.id == writing.message.id else message for message in path]
         else:
@@ -224,7 +224,7 @@ class Thread:
         self._desk.tell(page.key, page.collection, "talks", but=page.heard)
 
     def act_stop(self, _: Said) -> None:
-        if self.place and (writing := self._desk.answers.get(self.place.id)):
+        if self.place and (writing := self._desk.writing(self.place.id)):
             writing.stop()
 
     async def act_retry(self, said: Said) -> None:
@@ -322,7 +322,7 @@ class Thread:
         place = self._desk.talks.get(page.owner, str(said.get("id")))
         if place is None:
             return
-        if writing := self._desk.answers.get(place.id):
+        if writing := self._desk.writing(place.id):
             writing.stop()
         self._desk.talks.delete(page.owner, place.id)
         if self.place is not None and self.place.id == place.id:

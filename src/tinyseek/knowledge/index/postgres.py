@@ -326,6 +326,11 @@ class PostgresIndex(StoredIndex):
                 condition, values = "p.chunk = ANY(%s)", [[chunk for chunk, _ in found]]
             return self._scored(db, weights, numbers, average, limit, condition, values)
 
+    def has_word(self, words: str) -> bool:
+        asked = segment.words(words)
+        with self._read() as db:
+            return bool(self._all(db, "SELECT 1 FROM {terms} WHERE term = ANY(%s) AND chunks > 0 LIMIT 1", asked))
+
     def _scored(
         self,
         db: Connection,
@@ -341,8 +346,9 @@ class PostgresIndex(StoredIndex):
         rows = self._all(
             db,
             "SELECT p.chunk, sum(q.weight * p.count / (p.count + %s + %s * p.length)) AS score"
-            " FROM unnest(%s::int[], %s::float8[]) AS q (term, weight) JOIN {postings} AS p ON p.term = q.term "
-            f"{join} WHERE {condition} GROUP BY p.chunk ORDER BY score DESC, p.chunk LIMIT %s",
+            " FROM unnest(%s::int[], %s::float8[]) AS q (term, weight)"
+            f" JOIN {{postings}} AS p ON p.term = q.term {join} WHERE {condition}"
+            " GROUP BY p.chunk ORDER BY score DESC, p.chunk LIMIT %s",
             bm25.K1 * (1 - bm25.B),
             bm25.K1 * bm25.B / max(average, 1e-9),
             [numbers[word] for word in weights],

@@ -46,7 +46,7 @@ def drawn(page: Any) -> None:
 
 
 def test_a_citation_is_clicked_and_the_passage_is_marked(visit: Any) -> None:
-    page = visit(viewport={"width": 1280, "height": 760}).open()
+    page = visit(viewport={"width": 1280, "height": 860}).open()
     ask(page, "When was the light made automatic, and how often does it flash?")
     text = page.inner_text(f"{LAST} >> .prose")
     assert text.startswith("The light was made automatic on 31 March 1994")
@@ -66,7 +66,7 @@ def test_a_citation_is_clicked_and_the_passage_is_marked(visit: Any) -> None:
     shown = page.locator(".viewer .mark").screenshot()
     assert len(set(_pixels(shown))) > 20  # there are letters in it
     if picture := os.environ.get("TINYSEEK_PICTURE"):
-        take_picture(visit(viewport={"width": 1280, "height": 760}).open(), picture)
+        take_picture(visit(viewport={"width": 1280, "height": 860}).open(), picture)
     page.locator(f"{LAST} >> .sources:not(.plain) button").click()  # the card leads there too
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector(".viewer .page-text[value='2']", state="attached")

@@ -31,24 +31,21 @@ from tinyseek.engine.loops import (
     softmax,
 )
 from tinyseek.engine.products import (
-    AHEAD,
     Array,
     Weight,
-    ask_for,
     at,
     compiled,
-    dot,
     group_sums,
     parallel,
     part,
     product,
     swiglu,
-    times_two,
+    times_four,
     visits_in,
     visits_out,
     wide,
-    widen,
 )
+from tinyseek.engine.tiles import TILE
 
 Low = Any  # a tuple of arrays, as above
 Groups = Any
@@ -435,27 +432,28 @@ def changed_visits_in(
     """products.visits_in, with what is to be added to each visit's gate and up."""
     inner = inner_MI.shape[1]
     for thread in prange(threads):
-        wide_2Q, both_2M = np.empty((2, x_MD.shape[1]), np.float32), np.empty((2, x_MD.shape[0]), np.float32)
+        wide_4Q = np.empty((TILE, x_MD.shape[1]), np.float32)
+        gates, ups = np.empty(x_MD.shape[0] * TILE, np.float32), np.empty(x_MD.shape[0] * TILE, np.float32)
+        last = (thread + 1) * inner // threads
         for expert in range(starts_E.shape[0] - 1):
-            start, count = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
-            if count == 0:
+            start, count_M = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
+            if count_M == 0:
                 continue
             gate, up = part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner)
-            own_MD, gate_M, up_M = x_MD[start : start + count], both_2M[0, :count], both_2M[1, :count]
+            own_MD, gate_M, up_M = x_MD[start : start + count_M], gates[: count_M * TILE], ups[: count_M * TILE]
             sums_G = group_sums(gate, own_MD[0])
-            for p in range(thread * inner // threads, (thread + 1) * inner // threads):
-                ask_for(gate[0], p + AHEAD)
-                ask_for(up[0], p + AHEAD)
-                if count == 1:
-                    gate_M[0], up_M[0] = dot(gate, p, own_MD[0], sums_G), dot(up, p, own_MD[0], sums_G)
-                else:
-                    times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), own_MD, gate_M, up_M)
-                for m in range(count):
-                    gate_M[m] += change_MJ[start + m, p]
-                    up_M[m] += change_MJ[start + m, inner + p]
+            for p in range(thread * inner // threads, last, TILE):
+                count = min(TILE, last - p)
+                times_four(gate, p, count, own_MD, sums_G, wide_4Q, gate_M)
+                times_four(up, p, count, own_MD, sums_G, wide_4Q, up_M)
+                for m in range(count_M):
+                    for i in range(count):
+                        gate_M[m * TILE + i] += change_MJ[start + m, p + i]
+                        up_M[m * TILE + i] += change_MJ[start + m, inner + p + i]
                 swiglu(gate_M, up_M, gate_M)
-                for m in range(count):
-                    inner_MI[start + m, p] = gate_M[m] * weight_M[start + m]
+                for m in range(count_M):
+                    for i in range(count):
+                        inner_MI[start + m, p + i] = gate_M[m * TILE + i] * weight_M[start + m]
 
 
 @compiled

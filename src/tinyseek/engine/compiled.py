@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinyseek.engine.quantize import COMPILED, PackedExperts, PackedWeight, arrays, threads
+from tinyseek.engine.quantize import COMPILED, FEW, PackedExperts, PackedWeight, arrays, threads
 from tinyseek.model.attention import LatentAttention
 from tinyseek.model.block import Block
 from tinyseek.model.layers import MLP
@@ -92,9 +92,15 @@ class CompiledModel:
 
     @torch.inference_mode()
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """The head, float32 [N, V]."""
-        head: Tensor = self.model.lm_head(hidden_ND)
-        return head
+        """The head, float32 [N, V]: by the loops for a few rows, of which torch's products make more fuss than use."""
+        head, rows = self.model.lm_head, hidden_ND.shape[0]
+        if not isinstance(head, nn.Linear) or head.bias is not None or rows > FEW:
+            logits_NV: Tensor = head(hidden_ND)
+            return logits_NV
+        out_NV = torch.empty(rows, head.out_features)
+        weight = (head.weight.detach().numpy(),)
+        self.loops.product(threads(), weight, hidden_ND.contiguous().numpy(), False, out_NV.numpy())
+        return out_NV
 
     def _run(self, first: int, last: int, x_ND: Tensor, *where: Tensor) -> None:
         """Layers `first` to `last`, each of which begins or ends a run."""

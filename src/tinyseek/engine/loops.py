@@ -24,15 +24,17 @@ from tinyseek.engine.products import (
     Array,
     Weight,
     at,
+    blocks,
     compiled,
     exp,
     gated_product,
     parallel,
     product,
+    times_rows,
     visits_in,
     visits_out,
-    wide,
 )
+from tinyseek.engine.tiles import TILE
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
@@ -128,11 +130,13 @@ def latent_attention(
         rms_norm(compressed_NJ[n, :latent], kv_norm_C, 1e-6, latents_SC[slot])
         rotate(compressed_NJ[n, latent:], cos[position], sin[position], interleaved, rotaries_SR[slot])
 
+    query_HNC, context_HNC = np.zeros((heads, rows, latent), np.float32), np.zeros((heads, rows, latent), np.float32)
     out_NV = np.empty((rows, heads * value), np.float32)
-    _attend_to_latents(
+    absorb(query_NQ, kv_b, sizes, query_HNC)
+    look(
         query_NQ,
-        kv_b,
-        sizes,
+        query_HNC,
+        nope,
         cos,
         sin,
         interleaved,
@@ -143,16 +147,26 @@ def latent_attention(
         positions_N,
         rows_N,
         tables_RB,
-        out_NV,
+        context_HNC,
     )
+    expand(context_HNC, kv_b, sizes, out_NV)
     product(threads, output, out_NV, True, x_ND)
 
 
 @parallel
-def _attend_to_latents(
+def absorb(query_NQ: Array, kv_b: Array, sizes: tuple[int, int, int], query_HNC: Array) -> None:
+    """Each head's queries, but for their rotary part, through its key rows of kv_b: added to what is to look at latents."""
+    heads, nope, value = sizes
+    width = query_NQ.shape[1] // heads
+    for head in prange(heads):
+        blocks.add_rows(query_NQ, head * width, nope, kv_b, head * (nope + value), 1, query_HNC[head])
+
+
+@parallel
+def look(
     query_NQ: Array,
-    kv_b: Array,
-    sizes: tuple[int, int, int],
+    query_HNC: Array,
+    nope: int,
     cos: Array,
     sin: Array,
     interleaved: bool,
@@ -163,31 +177,52 @@ def _attend_to_latents(
     positions_N: Array,
     rows_N: Array,
     tables_RB: Array,
-    out_NV: Array,
+    context_HNC: Array,
 ) -> None:
-    """Every row's and head's attention to the latents up to its position, read in and out through the head's rows of kv_b."""
-    heads, nope, value = sizes
-    latent, rope = latents_SC.shape[1], rotaries_SR.shape[1]
-    for task in prange(query_NQ.shape[0] * heads):
-        n, head = task // heads, task % heads
-        position, table_B = positions_N[n], tables_RB[rows_N[n]]
-        query, kv_rows = query_NQ[n, head * (nope + rope) : (head + 1) * (nope + rope)], head * (nope + value)
-        query_C, query_R = np.zeros(latent, np.float32), np.empty(rope, np.float32)
-        scores_S, context_C = np.empty(position + 1, np.float32), np.zeros(latent, np.float32)
-        wide.add_rows(query, 0, nope, kv_b, kv_rows, 1, query_C)
-        rotate(query[nope:], cos[position], sin[position], interleaved, query_R)
+    """Add to each head's and row's context the latents up to its position, as it attends to them. Four heads read them together."""
+    heads, rows, latent = query_HNC.shape
+    rope, width, groups = rotaries_SR.shape[1], query_NQ.shape[1] // heads, -(-heads // TILE)
+    for task in prange(rows * groups):
+        n, first = task // groups, task % groups * TILE
+        position, table_B, some = positions_N[n], tables_RB[rows_N[n]], min(TILE, heads - first)
+        query_HC, query_HR = np.empty((some, latent), np.float32), np.empty((some, rope), np.float32)
+        scores_HS, out_M = np.empty((some, position + 1), np.float32), np.empty(some * TILE, np.float32)
+        for h in range(some):
+            query_HC[h] = query_HNC[first + h, n]
+            begin = (first + h) * width
+            rotate(query_NQ[n, begin + nope : begin + width], cos[position], sin[position], interleaved, query_HR[h])
         # Block by block, since a division for each position would take as long as its product.
         for start in range(0, position + 1, size):
-            slot = table_B[start // size] * size
-            for s in range(start, min(start + size, position + 1)):
-                place = slot + s - start
-                scores_S[s] = (wide.dot(query_C, latents_SC, place) + wide.dot(query_R, rotaries_SR, place)) * scale
-        softmax(scores_S)
+            slot, end = table_B[start // size] * size, min(start + size, position + 1)
+            for s in range(start, end, TILE):
+                count = min(TILE, end - s)
+                blocks.times_both(latents_SC, rotaries_SR, slot + s - start, count, query_HC, query_HR, out_M)
+                for h in range(some):
+                    for i in range(count):
+                        scores_HS[h, s + i] = out_M[h * TILE + i] * scale
+        for h in range(some):
+            softmax(scores_HS[h])
+        context_HC = np.zeros((some, latent), np.float32)
         for start in range(0, position + 1, size):
             slot, end = table_B[start // size] * size, min(start + size, position + 1)
-            wide.add_rows(scores_S, start, end - start, latents_SC, slot, 1, context_C)
-        for v in range(value):
-            out_NV[n, head * value + v] = wide.dot(context_C, kv_b, kv_rows + nope + v)
+            blocks.add_rows(scores_HS, start, end - start, latents_SC, slot, 1, context_HC)
+        for h in range(some):
+            context_HNC[first + h, n] = context_HC[h]
+
+
+@parallel
+def expand(context_HNC: Array, kv_b: Array, sizes: tuple[int, int, int], out_NV: Array) -> None:
+    """Each head's contexts through its value rows of kv_b."""
+    heads, nope, value = sizes
+    for head in prange(heads):
+        rows = context_HNC.shape[1]
+        out_M, first = np.empty(rows * TILE, np.float32), head * (nope + value) + nope
+        for v in range(0, value, TILE):
+            count = min(TILE, value - v)
+            times_rows(kv_b, first + v, 1, count, context_HNC[head], out_M)
+            for n in range(rows):
+                for i in range(count):
+                    out_NV[n, head * value + v + i] = out_M[n * TILE + i]
 
 
 @compiled
@@ -258,23 +293,34 @@ def _attend(
     groups, width = keys_SGK.shape[1], keys_SGK.shape[2]
     heads = query_NQ.shape[1] // width
     keys_JK, values_JK = keys_SGK.reshape(-1, width), values_SGK.reshape(-1, width)
-    for task in prange(query_NQ.shape[0] * heads):
-        n, head = task // heads, task % heads
-        group, position, table_B = head // (heads // groups), positions_N[n], tables_RB[rows_N[n]]
+    own = heads // groups  # heads a group
+    sets = -(-own // TILE)  # of at most four heads, which read the keys and values together
+    for task in prange(query_NQ.shape[0] * groups * sets):
+        n, group = task // (groups * sets), task // sets % groups
+        head, position, table_B = group * own + task % sets * TILE, positions_N[n], tables_RB[rows_N[n]]
+        some = min(TILE, (group + 1) * own - head)
         first = max(0, position + 1 - window) if window else 0
-        query_K, out_K = np.empty(width, np.float32), np.zeros(width, np.float32)
-        scores_S = np.empty(position + 1 - first, np.float32)
-        rotate(query_NQ[n, head * width : (head + 1) * width], cos[position], sin[position], False, query_K)
+        query_HK, out_M = np.empty((some, width), np.float32), np.empty(some * TILE, np.float32)
+        scores_HS, out_HK = np.empty((some, position + 1 - first), np.float32), np.zeros((some, width), np.float32)
+        for h in range(some):
+            begin = (head + h) * width
+            rotate(query_NQ[n, begin : begin + width], cos[position], sin[position], False, query_HK[h])
         for start in range(first - first % size, position + 1, size):  # block by block, as above
-            slot = table_B[start // size] * size
-            for s in range(max(start, first), min(start + size, position + 1)):
-                scores_S[s - first] = wide.dot(query_K, keys_JK, (slot + s - start) * groups + group) * scale
-        softmax(scores_S)
+            slot, end = table_B[start // size] * size, min(start + size, position + 1)
+            for s in range(max(start, first), end, TILE):
+                count = min(TILE, end - s)
+                times_rows(keys_JK, (slot + s - start) * groups + group, groups, count, query_HK, out_M)
+                for h in range(some):
+                    for i in range(count):
+                        scores_HS[h, s - first + i] = out_M[h * TILE + i] * scale
+        for h in range(some):
+            softmax(scores_HS[h])
         for start in range(first - first % size, position + 1, size):
-            slot, begin, end = table_B[start // size] * size, max(start, first), min(start + size, position + 1)
+            slot, end, begin = table_B[start // size] * size, min(start + size, position + 1), max(start, first)
             row = (slot + begin - start) * groups + group
-            wide.add_rows(scores_S, begin - first, end - begin, values_JK, row, groups, out_K)
-        out_NQ[n, head * width : (head + 1) * width] = out_K
+            blocks.add_rows(scores_HS, begin - first, end - begin, values_JK, row, groups, out_HK)
+        for h in range(some):
+            out_NQ[n, (head + h) * width : (head + h + 1) * width] = out_HK[h]
 
 
 @compiled

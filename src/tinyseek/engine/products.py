@@ -24,8 +24,9 @@ import numpy as np
 from numba import njit, prange
 from numba.extending import overload
 
-from tinyseek.engine import intrinsics
+from tinyseek.engine import intrinsics, tiles
 from tinyseek.engine.intrinsics import BYTES
+from tinyseek.engine.tiles import TILE
 
 # Threads through OpenMP, whose pool is then the one that torch already has: a parallel loop starts in two microseconds. Without it
 # the loops run on one thread; numba's own pool may not be entered by two threads at once, which a server would do.
@@ -39,7 +40,9 @@ def _forget_stale() -> None:
     """Delete compiled loops older than any of the loops' files: numba looks at a loop's own file alone, not at what it calls."""
     here = Path(__file__).parent
     newest = max(
-        file.stat().st_mtime for name in ("intrinsics", "products", "*loops") for file in here.glob(f"{name}.py")
+        file.stat().st_mtime
+        for name in ("intrinsics", "tiles", "products", "*loops")
+        for file in here.glob(f"{name}.py")
     )
     for kept in (here / "__pycache__").glob("*.nbi"):
         with contextlib.suppress(OSError):  # another process has done so
@@ -50,6 +53,7 @@ def _forget_stale() -> None:
 _forget_stale()
 
 wide: Any = intrinsics  # what they take is known to numba alone
+blocks: Any = tiles
 Array = np.ndarray[Any, Any]
 Number = Any  # a float of Python or of NumPy
 Weight = Any  # a tuple of arrays, as above
@@ -57,7 +61,6 @@ Weight = Any  # a tuple of arrays, as above
 # Sums may be reordered (that is what lets them run in vector registers), but a NaN stays a NaN.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _ZERO = np.float32(0.0)
-AHEAD = 4  # rows; 2 to 8 do as well, none reads large matrices at nine tenths of the speed
 # Division by zero gives infinity as in NumPy: Python's check for it would keep a loop out of the vector registers.
 compiled = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 parallel = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", parallel=PARALLEL)
@@ -176,11 +179,10 @@ def _at(stack: Any, index: Any) -> Any:
 
 @compiled
 def ask_for(w_PQ: Array, row: int) -> None:
-    """Prefetch a row that is wanted soon: a processor guesses what comes next within a page of 4 KB only."""
-    if row < w_PQ.shape[0]:
-        w_Q = w_PQ[row]
-        for q in range(0, w_Q.shape[0], 64 // w_Q.itemsize):
-            wide.prefetch(w_Q, q)
+    """Prefetch four rows that are wanted soon: a processor guesses what comes next within a page of 4 KB only."""
+    for p in range(row, min(row + TILE, w_PQ.shape[0])):
+        for q in range(0, w_PQ.shape[1], 64 // w_PQ.itemsize):
+            wide.prefetch(w_PQ, p * w_PQ.shape[1] + q)
 
 
 def group_sums(weight: Weight, x_Q: Array) -> Array:
@@ -230,87 +232,93 @@ def swiglu(gate_P: Array, up_P: Array, out_P: Array) -> None:
 
 
 @compiled
-def times_two(a_Q: Array, b_Q: Array, x_NQ: Array, a_N: Array, b_N: Array) -> None:
-    """Two rows of weights times all rows of x, four of these at a time: six loads for eight products."""
-    rows, width = x_NQ.shape
-    whole = rows - rows % 4
-    for n in range(0, whole, 4):
-        a0, a1, a2, a3 = _ZERO, _ZERO, _ZERO, _ZERO
-        b0, b1, b2, b3 = _ZERO, _ZERO, _ZERO, _ZERO
-        for q in range(width):
-            a, b = a_Q[q], b_Q[q]
-            a0 += a * x_NQ[n, q]
-            a1 += a * x_NQ[n + 1, q]
-            a2 += a * x_NQ[n + 2, q]
-            a3 += a * x_NQ[n + 3, q]
-            b0 += b * x_NQ[n, q]
-            b1 += b * x_NQ[n + 1, q]
-            b2 += b * x_NQ[n + 2, q]
-            b3 += b * x_NQ[n + 3, q]
-        a_N[n], a_N[n + 1], a_N[n + 2], a_N[n + 3] = a0, a1, a2, a3
-        b_N[n], b_N[n + 1], b_N[n + 2], b_N[n + 3] = b0, b1, b2, b3
-    for n in range(whole, rows):
-        a0, b0 = _ZERO, _ZERO
-        for q in range(width):
-            a0 += a_Q[q] * x_NQ[n, q]
-            b0 += b_Q[q] * x_NQ[n, q]
-        a_N[n], b_N[n] = a0, b0
+def times_rows(w_PQ: Array, row: int, step: int, count: int, x_NQ: Array, out_M: Array) -> None:
+    """out[4 n + i] = w[row + i step] . x[n] for i below `count`, at most 4; beyond it the last of them again."""
+    blocks.times(w_PQ, row, step, count, x_NQ, out_M)
+
+
+def times_four(weight: Weight, p: int, count: int, x_NQ: Array, sums_G: Array, wide_4Q: Array, out_M: Array) -> None:
+    """out[4 n + i] = row p + i of the weight times x[n], likewise; the next four are asked for.
+
+    Args:
+        sums_G: `group_sums` of x[0].
+        wide_4Q: where rows are widened that several of x share.
+    """
+    raise NotImplementedError  # numba takes `_times_four`
+
+
+@overload(times_four, jit_options={"nogil": True})
+def _times_four(weight: Any, p: Any, count: Any, x_NQ: Any, sums_G: Any, wide_4Q: Any, out_M: Any) -> Any:
+    def float32(weight: Any, p: Any, count: Any, x_NQ: Any, sums_G: Any, wide_4Q: Any, out_M: Any) -> None:
+        _four_of_32_bits(weight[0], p, count, x_NQ, out_M)
+
+    def bfloat16(weight: Any, p: Any, count: Any, x_NQ: Any, sums_G: Any, wide_4Q: Any, out_M: Any) -> None:
+        _four_of_16_bits(weight[0], p, count, x_NQ, wide_4Q, out_M)
+
+    def packed(weight: Any, p: Any, count: Any, x_NQ: Any, sums_G: Any, wide_4Q: Any, out_M: Any) -> None:
+        ask_for(weight[0], p + TILE)
+        if x_NQ.shape[0] == 1:
+            for i in range(count):
+                out_M[i] = dot(weight, p + i, x_NQ[0], sums_G)
+        else:
+            for i in range(count):
+                widen(weight, p + i, wide_4Q[i])
+            times_rows(wide_4Q, 0, 1, count, x_NQ, out_M)
+
+    return {"float32": float32, "bfloat16": bfloat16}.get(_format(weight), packed)
+
+
+# Functions of their own: an array taken out of a tuple is counted, atomically, unless one call is all that is done with it.
+@compiled
+def _four_of_32_bits(w_PQ: Array, p: int, count: int, x_NQ: Array, out_M: Array) -> None:
+    ask_for(w_PQ, p + TILE)
+    blocks.times(w_PQ, p, 1, count, x_NQ, out_M)
+
+
+@compiled
+def _four_of_16_bits(w_PQ: Array, p: int, count: int, x_NQ: Array, wide_4Q: Array, out_M: Array) -> None:
+    ask_for(w_PQ, p + TILE)
+    if x_NQ.shape[0] <= 2 * TILE:  # widened twice at most, on their way into the products
+        blocks.times(w_PQ, p, 1, count, x_NQ, out_M)
+    else:
+        for i in range(count):
+            for q in range(wide_4Q.shape[1]):
+                wide_4Q[i, q] = wide.bfloat16(w_PQ[p + i, q])
+        blocks.times(wide_4Q, 0, 1, count, x_NQ, out_M)
 
 
 @parallel
 def product(threads: int, weight: Weight, x_NQ: Array, add: bool, out_NP: Array) -> None:
     """out = x @ weight.T, or with `add` that much more: each thread takes a run of the weight's rows."""
-    rows = weight[0].shape[0]
-    if x_NQ.shape[0] == 1:
-        sums_G = group_sums(weight, x_NQ[0])
-        for thread in prange(threads):
-            for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                ask_for(weight[0], p + AHEAD)
-                total = dot(weight, p, x_NQ[0], sums_G)
-                out_NP[0, p] = out_NP[0, p] + total if add else total
-    else:
-        for thread in prange(threads):
-            wide_2Q, out_2N = np.empty((2, x_NQ.shape[1]), np.float32), np.empty((2, x_NQ.shape[0]), np.float32)
-            last = (thread + 1) * rows // threads
-            for p in range(thread * rows // threads, last, 2):
-                other = min(p + 1, last - 1)
-                ask_for(weight[0], p + AHEAD)
-                ask_for(weight[0], p + AHEAD + 1)
-                times_two(widen(weight, p, wide_2Q[0]), widen(weight, other, wide_2Q[1]), x_NQ, out_2N[0], out_2N[1])
-                for n in range(out_2N.shape[1]):
-                    if add:
-                        out_NP[n, p] += out_2N[0, n]
-                        if other > p:
-                            out_NP[n, other] += out_2N[1, n]
-                    else:
-                        out_NP[n, p], out_NP[n, other] = out_2N[0, n], out_2N[1, n]
+    rows, sums_G = weight[0].shape[0], group_sums(weight, x_NQ[0])
+    for thread in prange(threads):
+        wide_4Q = np.empty((TILE, x_NQ.shape[1]), np.float32)
+        out_M = np.empty(x_NQ.shape[0] * TILE, np.float32)
+        last = (thread + 1) * rows // threads
+        for p in range(thread * rows // threads, last, TILE):
+            count = min(TILE, last - p)
+            times_four(weight, p, count, x_NQ, sums_G, wide_4Q, out_M)
+            for n in range(x_NQ.shape[0]):
+                for i in range(count):
+                    out_NP[n, p + i] = out_NP[n, p + i] + out_M[n * TILE + i] if add else out_M[n * TILE + i]
 
 
 @parallel
 def gated_product(threads: int, gate: Weight, up: Weight, x_NQ: Array, out_NP: Array) -> None:
     """out = silu(x @ gate.T) * (x @ up.T): both in one pass."""
-    rows = gate[0].shape[0]
-    if x_NQ.shape[0] == 1:
-        sums_G = group_sums(gate, x_NQ[0])
-        for thread in prange(threads):
-            first, last = thread * rows // threads, (thread + 1) * rows // threads
-            both_2P = np.empty((2, last - first), np.float32)
-            for p in range(first, last):
-                ask_for(gate[0], p + AHEAD)
-                ask_for(up[0], p + AHEAD)
-                both_2P[0, p - first] = dot(gate, p, x_NQ[0], sums_G)
-                both_2P[1, p - first] = dot(up, p, x_NQ[0], sums_G)
-            swiglu(both_2P[0], both_2P[1], out_NP[0, first:last])
-    else:
-        for thread in prange(threads):
-            wide_2Q, both_2N = np.empty((2, x_NQ.shape[1]), np.float32), np.empty((2, x_NQ.shape[0]), np.float32)
-            gated_N = np.empty(x_NQ.shape[0], np.float32)
-            for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-                ask_for(gate[0], p + AHEAD)
-                ask_for(up[0], p + AHEAD)
-                times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), x_NQ, both_2N[0], both_2N[1])
-                swiglu(both_2N[0], both_2N[1], gated_N)
-                out_NP[:, p] = gated_N
+    rows, sums_G = gate[0].shape[0], group_sums(gate, x_NQ[0])
+    for thread in prange(threads):
+        wide_4Q = np.empty((TILE, x_NQ.shape[1]), np.float32)
+        gate_M, up_M = np.empty(x_NQ.shape[0] * TILE, np.float32), np.empty(x_NQ.shape[0] * TILE, np.float32)
+        last = (thread + 1) * rows // threads
+        for p in range(thread * rows // threads, last, TILE):
+            count = min(TILE, last - p)
+            times_four(gate, p, count, x_NQ, sums_G, wide_4Q, gate_M)
+            times_four(up, p, count, x_NQ, sums_G, wide_4Q, up_M)
+            swiglu(gate_M, up_M, gate_M)
+            for n in range(x_NQ.shape[0]):
+                for i in range(count):
+                    out_NP[n, p + i] = gate_M[n * TILE + i]
 
 
 @parallel
@@ -321,24 +329,24 @@ def visits_in(threads: int, gate_up: Weight, starts_E: Array, x_MD: Array, weigh
     """
     inner = inner_MI.shape[1]
     for thread in prange(threads):
-        wide_2Q, both_2M = np.empty((2, x_MD.shape[1]), np.float32), np.empty((2, x_MD.shape[0]), np.float32)
+        wide_4Q = np.empty((TILE, x_MD.shape[1]), np.float32)
+        gates, ups = np.empty(x_MD.shape[0] * TILE, np.float32), np.empty(x_MD.shape[0] * TILE, np.float32)
+        last = (thread + 1) * inner // threads
         for expert in range(starts_E.shape[0] - 1):
-            start, count = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
-            if count == 0:
+            start, count_M = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
+            if count_M == 0:
                 continue
             gate, up = part(gate_up, expert, 0, inner), part(gate_up, expert, inner, 2 * inner)
-            own_MD, gate_M, up_M = x_MD[start : start + count], both_2M[0, :count], both_2M[1, :count]
+            own_MD, gate_M, up_M = x_MD[start : start + count_M], gates[: count_M * TILE], ups[: count_M * TILE]
             sums_G = group_sums(gate, own_MD[0])
-            for p in range(thread * inner // threads, (thread + 1) * inner // threads):
-                ask_for(gate[0], p + AHEAD)
-                ask_for(up[0], p + AHEAD)
-                if count == 1:
-                    gate_M[0], up_M[0] = dot(gate, p, own_MD[0], sums_G), dot(up, p, own_MD[0], sums_G)
-                else:
-                    times_two(widen(gate, p, wide_2Q[0]), widen(up, p, wide_2Q[1]), own_MD, gate_M, up_M)
+            for p in range(thread * inner // threads, last, TILE):
+                count = min(TILE, last - p)
+                times_four(gate, p, count, own_MD, sums_G, wide_4Q, gate_M)
+                times_four(up, p, count, own_MD, sums_G, wide_4Q, up_M)
                 swiglu(gate_M, up_M, gate_M)
-                for m in range(count):
-                    inner_MI[start + m, p] = gate_M[m] * weight_M[start + m]
+                for m in range(count_M):
+                    for i in range(count):
+                        inner_MI[start + m, p + i] = gate_M[m * TILE + i] * weight_M[start + m]
 
 
 @parallel
@@ -346,28 +354,22 @@ def visits_out(threads: int, down: Weight, starts_E: Array, inner_MI: Array, vis
     """out[visitor] += inner @ down.T of every expert's own rows. A thread adds to its own columns alone."""
     width = out_ND.shape[1]
     for thread in prange(threads):
-        wide_2Q, both_2M = np.empty((2, inner_MI.shape[1]), np.float32), np.empty((2, inner_MI.shape[0]), np.float32)
+        wide_4Q = np.empty((TILE, inner_MI.shape[1]), np.float32)
+        outs = np.empty(inner_MI.shape[0] * TILE, np.float32)
         last = (thread + 1) * width // threads
         for expert in range(starts_E.shape[0] - 1):
-            start, count = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
-            if count == 0:
+            start, count_M = starts_E[expert], starts_E[expert + 1] - starts_E[expert]
+            if count_M == 0:
                 continue
-            weight, own_MI = part(down, expert, 0, width), inner_MI[start : start + count]
-            first_M, second_M = both_2M[0, :count], both_2M[1, :count]
-            sums_G = group_sums(weight, own_MI[0])
-            for p in range(thread * width // threads, last, 2):
-                other = min(p + 1, last - 1)
-                ask_for(weight[0], p + AHEAD)
-                ask_for(weight[0], p + AHEAD + 1)
-                if count == 1:
-                    first_M[0], second_M[0] = dot(weight, p, own_MI[0], sums_G), dot(weight, other, own_MI[0], sums_G)
-                else:
-                    times_two(widen(weight, p, wide_2Q[0]), widen(weight, other, wide_2Q[1]), own_MI, first_M, second_M)
-                for m in range(count):
+            weight, own_MI = part(down, expert, 0, width), inner_MI[start : start + count_M]
+            out_M, sums_G = outs[: count_M * TILE], group_sums(weight, own_MI[0])
+            for p in range(thread * width // threads, last, TILE):
+                count = min(TILE, last - p)
+                times_four(weight, p, count, own_MI, sums_G, wide_4Q, out_M)
+                for m in range(count_M):
                     row = visitor_M[start + m]
-                    out_ND[row, p] += first_M[m]
-                    if other > p:
-                        out_ND[row, other] += second_M[m]
+                    for i in range(count):
+                        out_ND[row, p + i] += out_M[m * TILE + i]
 
 
 @parallel

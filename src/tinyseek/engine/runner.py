@@ -117,6 +117,8 @@ class Runner:
     @torch.inference_mode()
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """float32 [M, V]."""
+        if isinstance(self.forward, CompiledForward):
+            return self.forward.model.logits(hidden_MD)
         logits_MV: Tensor = self.model.lm_head(hidden_MD).float()
         return logits_MV
 

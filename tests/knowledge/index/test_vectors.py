@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tinyseek.knowledge.index import vectors
 from tinyseek.knowledge.index.vectors import Kind, Matrix, pack, quantize, unpack
 
 WIDTH = 100  # no multiple of 64
@@ -115,3 +116,27 @@ def test_signs_find_nearly_all_of_the_nearest(kind: Kind) -> None:
     middle = time.thread_time()
     fast.search(topics_TW[:1], 10)
     print("ms", (middle - begun) * 1e3, (time.thread_time() - middle) * 1e3)
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 1000])
+def test_bytes_in_a_compiled_loop_are_plain_products(rows: int) -> None:
+    products = pytest.importorskip("tinyseek.knowledge.index.byte_products").products
+    seed = rows
+    rng = np.random.default_rng(seed)
+    codes_NW = rng.integers(-127, 128, (rows, 384)).astype(np.int8)
+    queries_QW = rng.normal(size=(3, 384)).astype(np.float32)
+    found_QN = products(codes_NW, queries_QW)
+    expected_QN = queries_QW.astype(np.float64) @ codes_NW.T.astype(np.float64)
+    np.testing.assert_allclose(found_QN, expected_QN, rtol=1e-5, atol=0.02, err_msg=f"seed {seed}")
+    for query_W, found_N in zip(queries_QW, found_QN, strict=True):  # the same bits in any company
+        np.testing.assert_array_equal(products(codes_NW, query_W[None])[0], found_N)
+
+
+def test_large_indexes_take_the_compiled_loop_and_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tinyseek.knowledge.index.byte_products")
+    rng = np.random.default_rng(5)
+    codes_NW = rng.integers(-127, 128, (700, 64)).astype(np.int8)
+    queries_QW = rng.normal(size=(2, 64)).astype(np.float32)
+    plain_QN = vectors._products(codes_NW, queries_QW)
+    monkeypatch.setattr(vectors, "_COMPILED_FROM", 1)
+    np.testing.assert_allclose(vectors._products(codes_NW, queries_QW), plain_QN, rtol=1e-5, atol=0.01)

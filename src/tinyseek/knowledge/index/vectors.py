@@ -11,6 +11,7 @@ twenty-fifth of the rows, and 60 without. Source: Charikar 2002, for planes thro
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from tinyseek.knowledge.index.bm25 import K1, B
 
 Kind = Literal["int8", "float32"]
 _BLOCK = 1024  # rows: 1.5 MB of float32 at width 384
+_COMPILED_FROM = 4_000_000  # bytes from which a compiled loop is worth its start
 _SHARE, _LEAST = 25, 2000  # one row in so many is scored, and at least so many rows
 _SIGN_BLOCK = 32_768  # rows whose signs are compared at once
 
@@ -318,6 +320,11 @@ def _nearest(
 
 def _products(codes_NW: NDArray[np.int8] | NDArray[np.float32], queries_QW: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of each query with each row [Q, N]; a query's are the same bits whatever is asked beside it."""
+    if codes_NW.dtype == np.int8 and codes_NW.size >= _COMPILED_FROM and codes_NW.flags.c_contiguous:
+        with contextlib.suppress(ImportError):  # numba is an extra
+            from tinyseek.knowledge.index.byte_products import products
+
+            return products(codes_NW.view(np.int8), queries_QW)
     found_QN = np.empty((len(queries_QW), len(codes_NW)), np.float32)
     wide_BW = np.empty((min(_BLOCK, len(codes_NW)), codes_NW.shape[1]), np.float32)
     for start in range(0, len(codes_NW), _BLOCK):

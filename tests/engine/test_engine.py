@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -753,3 +756,28 @@ def test_every_tensor_is_made_on_the_models_device(name: str) -> None:
     with torch.device("meta"):
         requests = [engine.submit([token] * 11, params if token % 2 else drawn) for token in range(4)]
         assert all(len(ids_of(list(request))) == 6 * request.params.n for request in requests)
+
+
+def test_a_program_may_end_while_the_thread_is_writing() -> None:
+    program = """
+import torch
+from small_models import CONFIGS
+from tinyseek.engine.engine import Engine, EngineSettings, SamplingParams
+from tinyseek.model.transformer import CausalLM
+
+torch.manual_seed(3)
+engine = Engine(CausalLM(CONFIGS["gpt2"]).eval(), None, EngineSettings(cache_tokens=1024, block_size=8))
+engine.start()
+pieces = iter(engine.submit([1, 2, 3], SamplingParams(max_tokens=100)))
+next(pieces)
+"""
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -513,6 +514,7 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="tinyseek-engine", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)  # a thread that is inside of torch when Python ends takes the process down
 
     def wake(self) -> None:
         """Let the thread look at what changed."""
@@ -550,6 +552,7 @@ class Engine:
             self.wake()
             self._thread.join()
             self._thread = None
+            atexit.unregister(self.close)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

@@ -33,12 +33,13 @@ from tinyseek.engine.loops import (
 from tinyseek.engine.products import (
     Array,
     Weight,
+    add_product,
     at,
     compiled,
+    copy,
     group_sums,
     parallel,
     part,
-    product,
     swiglu,
     times_four,
     visits_in,
@@ -202,11 +203,11 @@ def _grouped(
     keys_SGK, values_SGK = stores[0][layer], stores[1][layer]
     width, rows = keys_SGK.shape[2], x_ND.shape[0]
     normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
-    query_NQ = np.empty((rows, query[0].shape[1]), np.float32)
-    key_NJ, value_NJ = np.empty((rows, key[0].shape[1]), np.float32), np.empty((rows, value[0].shape[1]), np.float32)
-    product(threads, at(query, layer), normed_ND, False, query_NQ)
-    product(threads, at(key, layer), normed_ND, False, key_NJ)
-    product(threads, at(value, layer), normed_ND, False, value_NJ)
+    query_NQ = np.zeros((rows, query[0].shape[1]), np.float32)
+    key_NJ, value_NJ = np.zeros((rows, key[0].shape[1]), np.float32), np.zeros((rows, value[0].shape[1]), np.float32)
+    add_product(threads, at(query, layer), normed_ND, query_NQ)
+    add_product(threads, at(key, layer), normed_ND, key_NJ)
+    add_product(threads, at(value, layer), normed_ND, value_NJ)
     query_low, key_low, value_low = low_at(lows[0], layer), low_at(lows[1], layer), low_at(lows[2], layer)
     add_low(threads, groups, normed_ND, query_low, query_NQ, key_low, key_NJ, value_low, value_NJ)
     _add_bias(query_bias[layer], query_NQ)
@@ -217,10 +218,10 @@ def _grouped(
         for group in range(keys_SGK.shape[1]):
             first, last = group * width, (group + 1) * width
             rotate(key_NJ[n, first:last], cos[position], sin[position], False, keys_SGK[slot, group])
-            values_SGK[slot, group] = value_NJ[n, first:last]
+            copy(value_NJ[n, first:last], values_SGK[slot, group])
     out_NQ, window = np.zeros_like(query_NQ), windows_L[layer]
     _attend(query_NQ, cos, sin, scale, window, keys_SGK, values_SGK, size, positions_N, rows_N, tables_RB, out_NQ)
-    product(threads, at(output, layer), out_NQ, True, x_ND)
+    add_product(threads, at(output, layer), out_NQ, x_ND)
     add_one(threads, groups, out_NQ, low_at(lows[3], layer), x_ND)
     _add_bias(output_bias[layer], x_ND)
 
@@ -247,18 +248,18 @@ def _latent(
     query_a_low, query_low, kv_a_low = low_at(lows[0], layer), low_at(lows[1], layer), low_at(lows[2], layer)
     none = nothing(kv_a_low)
     normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
-    query_NQ = np.empty((rows, heads * (nope + rope)), np.float32)
-    compressed_NJ = np.empty((rows, latent + rope), np.float32)
-    product(threads, at(kv_a, layer), normed_ND, False, compressed_NJ)
+    query_NQ = np.zeros((rows, heads * (nope + rope)), np.float32)
+    compressed_NJ = np.zeros((rows, latent + rope), np.float32)
+    add_product(threads, at(kv_a, layer), normed_ND, compressed_NJ)
     if query_norm.shape[1] > 0:
-        low_NL = np.empty((rows, query_norm.shape[1]), np.float32)
-        product(threads, at(low_query, layer), normed_ND, False, low_NL)
+        low_NL = np.zeros((rows, query_norm.shape[1]), np.float32)
+        add_product(threads, at(low_query, layer), normed_ND, low_NL)
         add_low(threads, groups, normed_ND, query_a_low, low_NL, kv_a_low, compressed_NJ, none, low_NL)
         low_normed_NL = rms_norms(low_NL, query_norm[layer], 1e-6)
-        product(threads, at(query, layer), low_normed_NL, False, query_NQ)
+        add_product(threads, at(query, layer), low_normed_NL, query_NQ)
         add_one(threads, groups, low_normed_NL, query_low, query_NQ)
     else:
-        product(threads, at(query, layer), normed_ND, False, query_NQ)
+        add_product(threads, at(query, layer), normed_ND, query_NQ)
         add_low(threads, groups, normed_ND, query_low, query_NQ, kv_a_low, compressed_NJ, none, query_NQ)
     for n in range(rows):
         slot, position = slots_N[n], positions_N[n]
@@ -283,7 +284,7 @@ def _latent(
         tables_RB,
         out_NV,
     )
-    product(threads, at(output, layer), out_NV, True, x_ND)
+    add_product(threads, at(output, layer), out_NV, x_ND)
     add_one(threads, groups, out_NV, low_at(lows[4], layer), x_ND)
 
 
@@ -374,14 +375,14 @@ def _dense(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: 
     norm_LD, gate, up, down = weights
     gate_low, up_low = low_at(lows[0], layer), low_at(lows[1], layer)
     normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
-    gate_NI = np.empty((x_ND.shape[0], gate[0].shape[1]), np.float32)
-    up_NI = np.empty_like(gate_NI)
-    product(threads, at(gate, layer), normed_ND, False, gate_NI)
-    product(threads, at(up, layer), normed_ND, False, up_NI)
+    gate_NI = np.zeros((x_ND.shape[0], gate[0].shape[1]), np.float32)
+    up_NI = np.zeros_like(gate_NI)
+    add_product(threads, at(gate, layer), normed_ND, gate_NI)
+    add_product(threads, at(up, layer), normed_ND, up_NI)
     add_low(threads, groups, normed_ND, gate_low, gate_NI, up_low, up_NI, nothing(up_low), up_NI)
     for n in range(x_ND.shape[0]):
         swiglu(gate_NI[n], up_NI[n], gate_NI[n])
-    product(threads, at(down, layer), gate_NI, True, x_ND)
+    add_product(threads, at(down, layer), gate_NI, x_ND)
     add_one(threads, groups, gate_NI, low_at(lows[2], layer), x_ND)
 
 
@@ -390,20 +391,20 @@ def _mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: 
     norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
     rows, width = x_ND.shape
     normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
-    scores_NE = np.empty((rows, bias_LE.shape[1]), np.float32)
-    gate_NI = np.empty((rows, shared_gate[0].shape[1]), np.float32)
-    up_NI = np.empty_like(gate_NI)
-    product(threads, at(router, layer), normed_ND, False, scores_NE)
+    scores_NE = np.zeros((rows, bias_LE.shape[1]), np.float32)
+    gate_NI = np.zeros((rows, shared_gate[0].shape[1]), np.float32)
+    up_NI = np.zeros_like(gate_NI)
+    add_product(threads, at(router, layer), normed_ND, scores_NE)
     if gate_NI.shape[1] > 0:
-        product(threads, at(shared_gate, layer), normed_ND, False, gate_NI)
-        product(threads, at(shared_up, layer), normed_ND, False, up_NI)
+        add_product(threads, at(shared_gate, layer), normed_ND, gate_NI)
+        add_product(threads, at(shared_up, layer), normed_ND, up_NI)
     router_low, gate_low, up_low = low_at(lows[0], layer), low_at(lows[3], layer), low_at(lows[4], layer)
     add_low(threads, groups, normed_ND, router_low, scores_NE, gate_low, gate_NI, up_low, up_NI)
     chosen_NA, weights_NA = choose_experts(scores_NE, bias_LE[layer], routing, scaling)
     starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_LE.shape[1])
     x_MD = np.empty((visitor_M.shape[0], width), np.float32)
     for m in range(visitor_M.shape[0]):
-        x_MD[m] = normed_ND[visitor_M[m]]
+        copy(normed_ND[visitor_M[m]], x_MD[m])
     inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[2] // 2), np.float32)
     if lows[1][0].shape[0] > 0:
         change_MJ = np.zeros((visitor_M.shape[0], gate_up[0].shape[2]), np.float32)
@@ -421,7 +422,7 @@ def _mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, groups: 
     if gate_NI.shape[1] > 0:
         for n in range(rows):
             swiglu(gate_NI[n], up_NI[n], gate_NI[n])
-        product(threads, at(shared_down, layer), gate_NI, True, x_ND)
+        add_product(threads, at(shared_down, layer), gate_NI, x_ND)
         add_one(threads, groups, gate_NI, low_at(lows[5], layer), x_ND)
 
 

@@ -97,9 +97,9 @@ class CompiledModel:
         if not isinstance(head, nn.Linear) or head.bias is not None or rows > FEW:
             logits_NV: Tensor = head(hidden_ND)
             return logits_NV
-        out_NV = torch.empty(rows, head.out_features)
+        out_NV = torch.zeros(rows, head.out_features)
         weight = (head.weight.detach().numpy(),)
-        self.loops.product(threads(), weight, hidden_ND.contiguous().numpy(), False, out_NV.numpy())
+        self.loops.add_product(threads(), weight, hidden_ND.contiguous().numpy(), out_NV.numpy())
         return out_NV
 
     def _run(self, first: int, last: int, x_ND: Tensor, *where: Tensor) -> None:

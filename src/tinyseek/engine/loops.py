@@ -22,14 +22,14 @@ from numba.extending import overload
 
 from tinyseek.engine.products import (
     Array,
-    Weight,
+    add_product,
     at,
     blocks,
     compiled,
+    copy,
     exp,
     gated_product,
     parallel,
-    product,
     times_rows,
     visits_in,
     visits_out,
@@ -86,45 +86,26 @@ def softmax(scores_S: Array) -> None:
         scores_S[s] /= total
 
 
-@compiled
-def latent_attention(
-    threads: int,
-    x_ND: Array,
-    norm_D: Array,
-    eps: float,
-    low_query: Weight,  # both unused where the query has no low rank: query_norm is then empty
-    query_norm: Array,
-    query: Weight,
-    kv_a: Weight,
-    kv_norm_C: Array,
-    kv_b: Array,
-    output: Weight,
-    sizes: tuple[int, int, int],  # heads, nope, value
-    cos: Array,  # [positions, R / 2], as sin
-    sin: Array,
-    interleaved: bool,
-    scale: float,
-    latents_SC: Array,  # the layer's stores: one row a slot
-    rotaries_SR: Array,
-    size: int,  # positions a block
-    positions_N: Array,
-    slots_N: Array,
-    rows_N: Array,
-    tables_RB: Array,
-) -> None:
+def _latent(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any) -> None:
     """Multi-head latent attention, absorbed (attention.LatentAttention.absorbed): all heads read the cached latents themselves."""
+    # Where the query has no low rank, low_query and query_norm are empty.
+    norm_LD, low_query, query_norm_LP, query, kv_a, kv_norm_LC, kv_b, output, sizes, interleaved = weights
+    cos, sin, scale, size = shared
+    positions_N, slots_N, rows_N, tables_RB = where
+    latents_SC, rotaries_SR, kv_b_PC = stores[0][layer], stores[1][layer], kv_b[layer]
+    query_norm, kv_norm_C = query_norm_LP[layer], kv_norm_LC[layer]
     heads, nope, value = sizes
     latent, rope, rows = latents_SC.shape[1], rotaries_SR.shape[1], x_ND.shape[0]
-    normed_ND = rms_norms(x_ND, norm_D, eps)
-    query_NQ = np.empty((rows, heads * (nope + rope)), np.float32)
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
+    query_NQ = np.zeros((rows, heads * (nope + rope)), np.float32)
     if query_norm.shape[0] > 0:
-        low_NL = np.empty((rows, query_norm.shape[0]), np.float32)
-        product(threads, low_query, normed_ND, False, low_NL)
-        product(threads, query, rms_norms(low_NL, query_norm, 1e-6), False, query_NQ)
+        low_NL = np.zeros((rows, query_norm.shape[0]), np.float32)
+        add_product(threads, at(low_query, layer), normed_ND, low_NL)
+        add_product(threads, at(query, layer), rms_norms(low_NL, query_norm, 1e-6), query_NQ)
     else:
-        product(threads, query, normed_ND, False, query_NQ)
-    compressed_NJ = np.empty((rows, latent + rope), np.float32)
-    product(threads, kv_a, normed_ND, False, compressed_NJ)
+        add_product(threads, at(query, layer), normed_ND, query_NQ)
+    compressed_NJ = np.zeros((rows, latent + rope), np.float32)
+    add_product(threads, at(kv_a, layer), normed_ND, compressed_NJ)
     for n in range(rows):
         slot, position = slots_N[n], positions_N[n]
         rms_norm(compressed_NJ[n, :latent], kv_norm_C, 1e-6, latents_SC[slot])
@@ -132,7 +113,7 @@ def latent_attention(
 
     query_HNC, context_HNC = np.zeros((heads, rows, latent), np.float32), np.zeros((heads, rows, latent), np.float32)
     out_NV = np.empty((rows, heads * value), np.float32)
-    absorb(query_NQ, kv_b, sizes, query_HNC)
+    absorb(query_NQ, kv_b_PC, sizes, query_HNC)
     look(
         query_NQ,
         query_HNC,
@@ -149,8 +130,8 @@ def latent_attention(
         tables_RB,
         context_HNC,
     )
-    expand(context_HNC, kv_b, sizes, out_NV)
-    product(threads, output, out_NV, True, x_ND)
+    expand(context_HNC, kv_b_PC, sizes, out_NV)
+    add_product(threads, at(output, layer), out_NV, x_ND)
 
 
 @parallel
@@ -188,7 +169,7 @@ def look(
         query_HC, query_HR = np.empty((some, latent), np.float32), np.empty((some, rope), np.float32)
         scores_HS, out_M = np.empty((some, position + 1), np.float32), np.empty(some * TILE, np.float32)
         for h in range(some):
-            query_HC[h] = query_HNC[first + h, n]
+            copy(query_HNC[first + h, n], query_HC[h])
             begin = (first + h) * width
             rotate(query_NQ[n, begin + nope : begin + width], cos[position], sin[position], interleaved, query_HR[h])
         # Block by block, since a division for each position would take as long as its product.
@@ -207,7 +188,7 @@ def look(
             slot, end = table_B[start // size] * size, min(start + size, position + 1)
             blocks.add_rows(scores_HS, start, end - start, latents_SC, slot, 1, context_HC)
         for h in range(some):
-            context_HNC[first + h, n] = context_HC[h]
+            copy(context_HC[h], context_HNC[first + h, n])
 
 
 @parallel
@@ -225,53 +206,33 @@ def expand(context_HNC: Array, kv_b: Array, sizes: tuple[int, int, int], out_NV:
                     out_NV[n, head * value + v + i] = out_M[n * TILE + i]
 
 
-@compiled
-def grouped_attention(
-    threads: int,
-    x_ND: Array,
-    norm_D: Array,
-    eps: float,
-    query: Weight,
-    key: Weight,
-    value: Weight,
-    output: Weight,
-    query_bias: Array,  # [0] where there is none, and so the next three
-    key_bias: Array,
-    value_bias: Array,
-    output_bias: Array,
-    cos: Array,
-    sin: Array,
-    scale: float,
-    window: int,  # 0 for none
-    keys_SGK: Array,
-    values_SGK: Array,
-    size: int,
-    positions_N: Array,
-    slots_N: Array,
-    rows_N: Array,
-    tables_RB: Array,
-) -> None:
+def _grouped(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any) -> None:
     """Multi-head or grouped-query attention with rotary positions (attention.Attention)."""
+    # Biases are of no length where there are none; a window is 0.
+    norm_LD, query, key, value, output, query_bias, key_bias, value_bias, output_bias, windows_L, _ = weights
+    cos, sin, scale, size = shared
+    positions_N, slots_N, rows_N, tables_RB = where
+    keys_SGK, values_SGK, window = stores[0][layer], stores[1][layer], windows_L[layer]
     groups, width, rows = keys_SGK.shape[1], keys_SGK.shape[2], x_ND.shape[0]
-    normed_ND = rms_norms(x_ND, norm_D, eps)
-    query_NQ = np.empty((rows, query[0].shape[0]), np.float32)
-    key_NJ, value_NJ = np.empty((rows, groups * width), np.float32), np.empty((rows, groups * width), np.float32)
-    product(threads, query, normed_ND, False, query_NQ)
-    product(threads, key, normed_ND, False, key_NJ)
-    product(threads, value, normed_ND, False, value_NJ)
-    _add_bias(query_bias, query_NQ)
-    _add_bias(key_bias, key_NJ)
-    _add_bias(value_bias, value_NJ)
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
+    query_NQ = np.zeros((rows, query[0].shape[1]), np.float32)
+    key_NJ, value_NJ = np.zeros((rows, groups * width), np.float32), np.zeros((rows, groups * width), np.float32)
+    add_product(threads, at(query, layer), normed_ND, query_NQ)
+    add_product(threads, at(key, layer), normed_ND, key_NJ)
+    add_product(threads, at(value, layer), normed_ND, value_NJ)
+    _add_bias(query_bias[layer], query_NQ)
+    _add_bias(key_bias[layer], key_NJ)
+    _add_bias(value_bias[layer], value_NJ)
     for n in range(rows):
         slot, position = slots_N[n], positions_N[n]
         for group in range(groups):
             first, last = group * width, (group + 1) * width
             rotate(key_NJ[n, first:last], cos[position], sin[position], False, keys_SGK[slot, group])
-            values_SGK[slot, group] = value_NJ[n, first:last]
+            copy(value_NJ[n, first:last], values_SGK[slot, group])
     out_NQ = np.zeros_like(query_NQ)
     _attend(query_NQ, cos, sin, scale, window, keys_SGK, values_SGK, size, positions_N, rows_N, tables_RB, out_NQ)
-    product(threads, output, out_NQ, True, x_ND)
-    _add_bias(output_bias, x_ND)
+    add_product(threads, at(output, layer), out_NQ, x_ND)
+    _add_bias(output_bias[layer], x_ND)
 
 
 @parallel
@@ -320,7 +281,7 @@ def _attend(
             row = (slot + begin - start) * groups + group
             blocks.add_rows(scores_HS, begin - first, end - begin, values_JK, row, groups, out_HK)
         for h in range(some):
-            out_NQ[n, (head + h) * width : (head + h + 1) * width] = out_HK[h]
+            copy(out_HK[h], out_NQ[n, (head + h) * width : (head + h + 1) * width])
 
 
 @compiled
@@ -330,12 +291,12 @@ def _add_bias(bias_P: Array, out_NP: Array) -> None:
             out_NP[n, p] += bias_P[p]
 
 
-@compiled
-def dense_mlp(threads: int, x_ND: Array, norm_D: Array, eps: float, gate: Weight, up: Weight, down: Weight) -> None:
+def _dense(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> None:
     """A SwiGLU MLP behind its norm (layers.MLP)."""
-    inner_NI = np.empty((x_ND.shape[0], gate[0].shape[0]), np.float32)
-    gated_product(threads, gate, up, rms_norms(x_ND, norm_D, eps), inner_NI)
-    product(threads, down, inner_NI, True, x_ND)
+    norm_LD, gate, up, down = weights
+    inner_NI = np.empty((x_ND.shape[0], gate[0].shape[1]), np.float32)
+    gated_product(threads, at(gate, layer), at(up, layer), rms_norms(x_ND, norm_LD[layer], eps), inner_NI)
+    add_product(threads, at(down, layer), inner_NI, x_ND)
 
 
 @compiled
@@ -377,12 +338,18 @@ def _leave_best_groups(choice_E: Array, groups: int, kept: int, two_best: bool) 
     size = choice_E.shape[0] // groups
     score_G = np.empty(groups, np.float32)
     for group in range(groups):
-        members = np.sort(choice_E[group * size : (group + 1) * size])
-        score_G[group] = members[-1] + members[-2] if two_best else members[-1]
+        best = second = _LEAST
+        for e in range(group * size, (group + 1) * size):
+            if choice_E[e] > best:
+                best, second = choice_E[e], best
+            elif choice_E[e] > second:
+                second = choice_E[e]
+        score_G[group] = best + second if two_best else best
     for _ in range(groups - kept):
         worst = np.argmin(score_G)
         score_G[worst] = -_LEAST
-        choice_E[worst * size : (worst + 1) * size] = _LEAST
+        for e in range(worst * size, (worst + 1) * size):
+            choice_E[e] = _LEAST
 
 
 @compiled
@@ -405,39 +372,26 @@ def by_expert(chosen_NA: Array, weights_NA: Array, experts: int) -> tuple[Array,
     return starts_E, visitor_M, weight_M
 
 
-@compiled
-def mixture(
-    threads: int,
-    x_ND: Array,
-    norm_D: Array,
-    eps: float,
-    router: Weight,
-    bias_E: Array,
-    gate_up: Weight,  # stacks over the experts: [E, 2I, D] and [E, D, I]
-    down: Weight,
-    shared_gate: Weight,  # no rows where there are no shared experts
-    shared_up: Weight,
-    shared_down: Weight,
-    routing: tuple[int, int, int, bool, bool, bool],
-    scaling: float,
-) -> None:
+def _mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> None:
     """Routed and shared experts behind their norm (moe.MixtureOfExperts); an expert is read once for all rows that chose it."""
+    # gate_up and down are [L, E, 2I, D] and [L, E, D, I]; the shared ones have no rows where there are none.
+    norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
     rows, width = x_ND.shape
-    normed_ND = rms_norms(x_ND, norm_D, eps)
-    scores_NE = np.empty((rows, bias_E.shape[0]), np.float32)
-    product(threads, router, normed_ND, False, scores_NE)
-    chosen_NA, weights_NA = choose_experts(scores_NE, bias_E, routing, scaling)
-    starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_E.shape[0])
+    normed_ND = rms_norms(x_ND, norm_LD[layer], eps)
+    scores_NE = np.zeros((rows, bias_LE.shape[1]), np.float32)
+    add_product(threads, at(router, layer), normed_ND, scores_NE)
+    chosen_NA, weights_NA = choose_experts(scores_NE, bias_LE[layer], routing, scaling)
+    starts_E, visitor_M, weight_M = by_expert(chosen_NA, weights_NA, bias_LE.shape[1])
     x_MD = np.empty((visitor_M.shape[0], width), np.float32)
     for m in range(visitor_M.shape[0]):
-        x_MD[m] = normed_ND[visitor_M[m]]
-    inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[1] // 2), np.float32)
-    visits_in(threads, gate_up, starts_E, x_MD, weight_M, inner_MI)
-    visits_out(threads, down, starts_E, inner_MI, visitor_M, x_ND)
-    if shared_gate[0].shape[0] > 0:
-        inner_NI = np.empty((rows, shared_gate[0].shape[0]), np.float32)
-        gated_product(threads, shared_gate, shared_up, normed_ND, inner_NI)
-        product(threads, shared_down, inner_NI, True, x_ND)
+        copy(normed_ND[visitor_M[m]], x_MD[m])
+    inner_MI = np.empty((visitor_M.shape[0], gate_up[0].shape[2] // 2), np.float32)
+    visits_in(threads, at(gate_up, layer), starts_E, x_MD, weight_M, inner_MI)
+    visits_out(threads, at(down, layer), starts_E, inner_MI, visitor_M, x_ND)
+    if shared_gate[0].shape[1] > 0:
+        inner_NI = np.empty((rows, shared_gate[0].shape[1]), np.float32)
+        gated_product(threads, at(shared_gate, layer), at(shared_up, layer), normed_ND, inner_NI)
+        add_product(threads, at(shared_down, layer), inner_NI, x_ND)
 
 
 # ---- all layers in one call ------------------------------------------------------------------------------------------------------
@@ -456,71 +410,7 @@ def attend(
 def _attend_of(
     threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any
 ) -> Any:
-    def latent(
-        threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any
-    ) -> None:
-        norm_LD, low_query, query_norm, query, kv_a, kv_norm_LC, kv_b, output, sizes, interleaved = weights
-        cos, sin, scale, size = shared
-        positions_N, slots_N, rows_N, tables_RB = where
-        latent_attention(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(low_query, layer),
-            query_norm[layer],
-            at(query, layer),
-            at(kv_a, layer),
-            kv_norm_LC[layer],
-            kv_b[layer],
-            at(output, layer),
-            sizes,
-            cos,
-            sin,
-            interleaved,
-            scale,
-            stores[0][layer],
-            stores[1][layer],
-            size,
-            positions_N,
-            slots_N,
-            rows_N,
-            tables_RB,
-        )
-
-    def grouped(
-        threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any, shared: Any, stores: Any, where: Any
-    ) -> None:
-        norm_LD, query, key, value, output, query_bias, key_bias, value_bias, output_bias, windows_L, _ = weights
-        cos, sin, scale, size = shared
-        positions_N, slots_N, rows_N, tables_RB = where
-        grouped_attention(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(query, layer),
-            at(key, layer),
-            at(value, layer),
-            at(output, layer),
-            query_bias[layer],
-            key_bias[layer],
-            value_bias[layer],
-            output_bias[layer],
-            cos,
-            sin,
-            scale,
-            windows_L[layer],
-            stores[0][layer],
-            stores[1][layer],
-            size,
-            positions_N,
-            slots_N,
-            rows_N,
-            tables_RB,
-        )
-
-    return latent if len(weights.types) == LATENT else grouped
+    return _latent if len(weights.types) == LATENT else _grouped
 
 
 def transform(threads: int, x_ND: Array, layer: int, eps: float, weights: Any) -> None:
@@ -530,29 +420,7 @@ def transform(threads: int, x_ND: Array, layer: int, eps: float, weights: Any) -
 
 @overload(transform, jit_options={"nogil": True})
 def _transform_of(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> Any:
-    def plain(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> None:
-        norm_LD, gate, up, down = weights
-        dense_mlp(threads, x_ND, norm_LD[layer], eps, at(gate, layer), at(up, layer), at(down, layer))
-
-    def mixed(threads: Any, x_ND: Any, layer: Any, eps: Any, weights: Any) -> None:
-        norm_LD, router, bias_LE, gate_up, down, shared_gate, shared_up, shared_down, routing, scaling = weights
-        mixture(
-            threads,
-            x_ND,
-            norm_LD[layer],
-            eps,
-            at(router, layer),
-            bias_LE[layer],
-            at(gate_up, layer),
-            at(down, layer),
-            at(shared_gate, layer),
-            at(shared_up, layer),
-            at(shared_down, layer),
-            routing,
-            scaling,
-        )
-
-    return plain if len(weights.types) == DENSE else mixed
+    return _dense if len(weights.types) == DENSE else _mixed
 
 
 LATENT, DENSE = 10, 4  # parts that these kinds' weights have; grouped attention's have 11, a mixture's 10

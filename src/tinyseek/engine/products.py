@@ -225,6 +225,13 @@ def exp(x: Number) -> Number:
 
 
 @compiled
+def copy(from_Q: Array, to_Q: Array) -> None:
+    """to = from. numba's own `to[:] = from` compiles the words of an error for another shape: a second each."""
+    for q in range(to_Q.shape[0]):
+        to_Q[q] = from_Q[q]
+
+
+@compiled
 def swiglu(gate_P: Array, up_P: Array, out_P: Array) -> None:
     """out = silu(gate) * up."""
     for p in range(gate_P.shape[0]):
@@ -288,8 +295,8 @@ def _four_of_16_bits(w_PQ: Array, p: int, count: int, x_NQ: Array, wide_4Q: Arra
 
 
 @parallel
-def product(threads: int, weight: Weight, x_NQ: Array, add: bool, out_NP: Array) -> None:
-    """out = x @ weight.T, or with `add` that much more: each thread takes a run of the weight's rows."""
+def add_product(threads: int, weight: Weight, x_NQ: Array, out_NP: Array) -> None:
+    """out += x @ weight.T: each thread takes a run of the weight's rows."""
     rows, sums_G = weight[0].shape[0], group_sums(weight, x_NQ[0])
     for thread in prange(threads):
         wide_4Q = np.empty((TILE, x_NQ.shape[1]), np.float32)
@@ -300,7 +307,7 @@ def product(threads: int, weight: Weight, x_NQ: Array, add: bool, out_NP: Array)
             times_four(weight, p, count, x_NQ, sums_G, wide_4Q, out_M)
             for n in range(x_NQ.shape[0]):
                 for i in range(count):
-                    out_NP[n, p + i] = out_NP[n, p + i] + out_M[n * TILE + i] if add else out_M[n * TILE + i]
+                    out_NP[n, p + i] += out_M[n * TILE + i]
 
 
 @parallel
@@ -378,4 +385,4 @@ def dense(threads: int, weight: Weight, out_PQ: Array) -> None:
     rows = weight[0].shape[0]
     for thread in prange(threads):
         for p in range(thread * rows // threads, (thread + 1) * rows // threads):
-            out_PQ[p] = widen(weight, p, out_PQ[p])
+            copy(widen(weight, p, out_PQ[p]), out_PQ[p])

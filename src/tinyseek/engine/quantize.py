@@ -76,8 +76,8 @@ class PackedLinear(PackedWeight):
             return F.linear(x, self.dense().to(x.dtype), self.bias)
         from tinyseek.engine import products
 
-        out = torch.empty(rows, self.shape[0])
-        products.product(threads(), arrays(self.parts), x.reshape(rows, -1).contiguous().numpy(), False, out.numpy())
+        out = torch.zeros(rows, self.shape[0])
+        products.add_product(threads(), arrays(self.parts), x.reshape(rows, -1).contiguous().numpy(), out.numpy())
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], -1)
